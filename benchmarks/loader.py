@@ -1,0 +1,97 @@
+"""Speed and memory of data loading.
+
+    python benchmarks/loader.py --image-dir DIR --workers 0 1 2 --batch-size 64 --aug-config uhd/aug.yaml
+
+Prints pictures per second and memory. Loading is measured over the second pass, when workers run
+and pages are mapped. Memory is the proportional share (PSS) of this process and its workers, less
+what this process held before the pictures were opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from multiprocessing import active_children
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from uhd.augment import Pipeline, load_pipeline
+from uhd.config import DataConfig, InputConfig, LabelsConfig, parse_size
+from uhd.data import build_datasets, build_loader
+from uhd.data.dataset import DetectionDataset
+
+ROW = "{:<44}{:>12}{:>14}"
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Speed and memory of data loading.")
+    parser.add_argument("--image-dir", required=True, help="folder of pictures, or a text file that lists them")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--aug-config", default="uhd/aug.yaml")
+    parser.add_argument("--img-size", type=parse_size, default=(64, 64))
+    parser.add_argument("--passes", type=int, default=3, help="passes that are measured, after the first")
+    return parser.parse_args()
+
+
+def memory_mib() -> float:
+    """PSS of this process and its children in MiB: shared pages count once in the sum."""
+    total = 0
+    for process in (os.getpid(), *(child.pid for child in active_children())):
+        with open(f"/proc/{process}/smaps_rollup") as lines:
+            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
+
+
+def open_set(args: argparse.Namespace, cfg: DataConfig, transform: Pipeline | None) -> tuple[DetectionDataset, float]:
+    """The pictures as a training set, and the seconds it took to open them."""
+    start = time.perf_counter()
+    labels = LabelsConfig().resolved()
+    dataset, _ = build_datasets(InputConfig(img_size=args.img_size), labels, cfg, transform)
+    return dataset, time.perf_counter() - start
+
+
+def measure_passes(dataset: DetectionDataset, args: argparse.Namespace, workers: int) -> tuple[float, float]:
+    """Pictures per second over the passes after the first, and memory in MiB at their end."""
+    loader = build_loader(dataset, args.batch_size, workers, shuffle=True, device_is_cuda=False)
+    num_images, seconds = 0, 0.0
+    for epoch in range(args.passes + 1):
+        loader.set_epoch(epoch)
+        start = time.perf_counter()
+        count = sum(len(batch.images) for batch in loader)
+        if epoch:
+            num_images, seconds = num_images + count, seconds + time.perf_counter() - start
+    return num_images / seconds, memory_mib()
+
+
+def main() -> None:
+    args = parse_args()
+    transform = load_pipeline(args.aug_config, (0,))
+    cfg = DataConfig(image_dir=args.image_dir, train_split=1, val_split=0, skip_bad_labels=True)
+    before = memory_mib()
+    print(ROW.format("what", "pictures/s", "memory MiB"))
+    with tempfile.TemporaryDirectory() as folder:
+        cached = replace(cfg, cache="disk", cache_dir=folder)
+        dataset, seconds = open_set(args, cached, None)
+        print(ROW.format("cache build, all cores", f"{len(dataset) / seconds:.0f}", f"{memory_mib() - before:.0f}"))
+        dataset, seconds = open_set(args, cached, None)
+        print(ROW.format(f"warm start, {seconds:.2f} s", f"{len(dataset) / seconds:.0f}", ""))
+        uncached, _ = open_set(args, replace(cfg, cache="none"), None)
+        for workers in args.workers:
+            for title, each, augmentation in (
+                ("decoded each time", uncached, None),
+                ("cached", dataset, None),
+                ("cached, augmented", dataset, transform),
+            ):
+                each.transform = augmentation
+                speed, memory = measure_passes(each, args, workers)
+                print(ROW.format(f"{title}, {workers} workers", f"{speed:.0f}", f"{memory - before:.0f}"))
+
+
+if __name__ == "__main__":
+    main()

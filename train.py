@@ -1,0 +1,214 @@
+"""Train, validate and inspect people detectors: `python train.py --help`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from uhd import dist
+from uhd.augment import load_pipeline
+from uhd.checkpoint import Checkpoint, load_fitting, remove_temporary_files, save_checkpoint
+from uhd.cli import parse_args
+from uhd.config import Config
+from uhd.data.build import build_datasets
+from uhd.data.cache import available_cores
+from uhd.data.dataset import DetectionDataset
+from uhd.data.loader import BatchLoader, build_loader
+from uhd.data.synthetic import write_demo_data
+from uhd.engine import Progress, Validation, evaluate, train_one_epoch
+from uhd.inspection import inspect_data
+from uhd.logger import RunLog, finite_or_none, log_to_console, open_run_dir
+from uhd.models import build_model, count_macs, count_parameters
+from uhd.optim import TrainState
+from uhd.reports import write_reports
+from uhd.resolve import resolve
+from uhd.signals import Stopped, StopSignals
+from uhd.task import DetectionTask, build_task
+
+log = logging.getLogger("uhd")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Does what the flags ask for; returns the exit code: 2 for a mistake of the user's, 130 and 143 for signals."""
+    signals = StopSignals()
+    try:
+        run(argv, signals)
+        return 0
+    except ValueError as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, RuntimeError, FloatingPointError) as error:
+        print(f"train.py: error: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stop:
+        print(f"train.py: stopped by {stop}", file=sys.stderr)
+        return stop.exit_code
+
+
+def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
+    """One session: prepare, then inspect, validate or train."""
+    log_to_console()
+    cfg, checkpoint = parse_args(argv)
+    device = dist.setup(cfg.run.device)
+    train_set, val_set = build_data(cfg)
+    if not cfg.run.val_only:
+        cfg = resolve(cfg, train_set)
+    if cfg.run.inspect:
+        inspect(cfg, train_set, val_set)
+        return
+    torch.manual_seed(cfg.data.seed)
+    task = build_task(cfg, build_model(cfg.model)).to(device).to(memory_format=torch.channels_last)
+    describe_model(task, cfg)
+    if checkpoint and not cfg.run.resume:
+        load_weights(task, checkpoint, cfg)
+    state = TrainState(cfg.optim, task, device)
+    if checkpoint and cfg.run.resume:
+        state.load_state_dict(checkpoint.state)
+    val_loader = loader_of(val_set, cfg, device, shuffle=False)
+    if cfg.run.val_only:
+        validate_only(cfg, state, val_loader, signals)
+        return
+    train_loader = loader_of(train_set, cfg, device, shuffle=True)
+    run_dir = open_run_dir(cfg.run, continues=bool(cfg.run.resume))
+    train(cfg, run_dir, state, (train_loader, val_loader), signals)
+
+
+def train(
+    cfg: Config, run_dir: Path, state: TrainState, loaders: tuple[BatchLoader, BatchLoader], signals: StopSignals
+) -> None:
+    """The epochs that are left; each ends with a saved state."""
+    train_loader, val_loader = loaders
+    last_epoch = cfg.optim.stop_epoch or cfg.optim.epochs
+    remove_temporary_files(run_dir)
+    run_log = RunLog(run_dir, cfg, state.epoch)
+    log.info("run folder %s, device %s", run_dir, state.device)
+    validation: Validation | None = None
+    signals.defer()
+    try:
+        if state.epoch == 0:
+            # A run that is stopped inside its first epoch can be resumed too.
+            save_checkpoint(run_dir, cfg, state, {}, is_best=False)
+        while state.epoch < last_epoch:
+            title = f"epoch {state.epoch + 1}/{cfg.optim.epochs}"
+            stats = train_one_epoch(
+                state.task, train_loader, state, Progress(title, cfg.run.log_interval, signals.check)
+            )
+            is_due = state.epoch % cfg.eval.eval_interval == 0 or state.epoch == last_epoch
+            is_best = False
+            if is_due and len(val_loader):
+                validation = evaluate(state.eval_model, state.task, val_loader, cfg, progress_of("validation", signals))
+                stats |= validation.metrics
+                is_best = state.note_map(validation.evaluation.map50)
+            save_checkpoint(run_dir, cfg, state, stats, is_best=is_best)
+            run_log.epoch({"epoch": state.epoch, **stats})
+            if is_best and validation:
+                write_reports(run_dir, validation, dataset_of(val_loader), cfg, run_log.history)
+            if cfg.optim.patience and state.epoch - state.best.epoch >= cfg.optim.patience:
+                log.info("no better mAP for %d epochs: stopping (--patience)", cfg.optim.patience)
+                break
+            signals.check()
+        if validation:
+            write_reports(run_dir, validation, dataset_of(val_loader), cfg, run_log.history, prefix="last_")
+        summarise(run_dir, state, validation)
+    finally:
+        run_log.close()
+
+
+def summarise(run_dir: Path, state: TrainState, validation: Validation | None) -> None:
+    """The last lines: how good it is and where everything lies."""
+    if validation:
+        found = validation.evaluation
+        best = found.at_best_f1
+        log.info("last epoch: mAP@0.5 %.5f, best F1 %.3f at score %.3f", found.map50, best.f1, best.threshold)
+    if state.best.epoch:
+        log.info("best epoch %d: mAP@0.5 %.5f", state.best.epoch, state.best.map50)
+    files = {
+        "checkpoint": "best.pt" if state.best.epoch else "last.pt",
+        "curves": "loss_curves.png, pr_curve.png, f1_curve.png",
+        "sample pictures": "samples.png",
+        "figures by epoch": "metrics.jsonl",
+    }
+    for what, name in files.items():
+        log.info(
+            "%-16s %s", what, ", ".join(str(run_dir / part) for part in name.split(", ") if (run_dir / part).exists())
+        )
+
+
+def validate_only(cfg: Config, state: TrainState, val_loader: BatchLoader, signals: StopSignals) -> None:
+    """Validates the loaded weights and writes val.json and the pictures into the run folder."""
+    if not len(val_loader):
+        raise ValueError(f"--val-only: no picture to validate with (--val-split {cfg.data.val_split})")
+    model = state.eval_model
+    validation = evaluate(model, state.task, val_loader, cfg, progress_of("validation", signals))
+    run_dir = Path(cfg.run.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    figures = {key: finite_or_none(value) for key, value in validation.metrics.items()}
+    (run_dir / "val.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    for key, value in figures.items():
+        log.info("%-38s %s", key, "-" if value is None else f"{value:.5f}")
+    write_reports(run_dir, validation, dataset_of(val_loader), cfg, [], prefix="val_")
+    log.info("mAP@0.5 %.5f; figures and pictures: %s", validation.evaluation.map50, run_dir / "val.json")
+
+
+def build_data(cfg: Config) -> tuple[DetectionDataset, DetectionDataset]:
+    """The training and the validation set, drawn first where the demonstration data are asked for."""
+    workers = available_cores()
+    if cfg.data.demo_data:
+        write_demo_data(Path(cfg.data.image_dir), cfg.data.demo_data, cfg.data.seed, workers)
+    assert cfg.labels.classes is not None
+    augments = cfg.data.aug and not cfg.run.val_only
+    transform = load_pipeline(cfg.data.aug_config, cfg.labels.classes) if augments else None
+    return build_datasets(cfg.input, cfg.labels, cfg.data, transform, need_train=not cfg.run.val_only)
+
+
+def inspect(cfg: Config, train_set: DetectionDataset, val_set: DetectionDataset) -> None:
+    """Prints what the data hold and writes the pictures."""
+    folder = Path(cfg.run.run_dir) / "inspect"
+    folder.mkdir(parents=True, exist_ok=True)
+    log.info("%s", inspect_data(train_set, val_set, cfg, folder))
+
+
+def describe_model(task: DetectionTask, cfg: Config) -> None:
+    """One line on the network's size."""
+    height, width = cfg.input.img_size
+    size = count_parameters(task.student), count_macs(task.student, height, width)
+    log.info(
+        "%s: %s parameters, %s multiply-adds at %dx%d", cfg.model.arch, f"{size[0]:,}", f"{size[1]:,}", height, width
+    )
+
+
+def load_weights(task: DetectionTask, checkpoint: Checkpoint, cfg: Config) -> None:
+    """The weights of --ckpt; what does not fit is left, with a line each, where --ckpt-non-strict is given."""
+    weights = checkpoint.weights if cfg.optim.use_ema or not cfg.run.val_only else checkpoint.state["model"]
+    if not cfg.run.ckpt_non_strict:
+        task.student.load_state_dict(weights)
+        return
+    for note in load_fitting(task.student, weights):
+        log.info("--ckpt-non-strict: %s", note)
+
+
+def loader_of(dataset: DetectionDataset, cfg: Config, device: torch.device, *, shuffle: bool) -> BatchLoader:
+    """A loader as the flags ask for it."""
+    return build_loader(
+        dataset, cfg.optim.batch_size, cfg.data.num_workers, shuffle=shuffle, device_is_cuda=device.type == "cuda"
+    )
+
+
+def dataset_of(loader: BatchLoader) -> DetectionDataset:
+    """The loader's data set."""
+    assert isinstance(loader.dataset, DetectionDataset)
+    return loader.dataset
+
+
+def progress_of(title: str, signals: StopSignals) -> Progress:
+    """A bar that updates at every step."""
+    return Progress(title, 1, signals.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

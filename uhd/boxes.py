@@ -1,0 +1,89 @@
+"""Box arithmetic: formats, the IoU family and suppression. Boxes are xyxy."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor
+
+from uhd.types import PADDING, Detections
+
+EPS = 1e-9
+"""Keeps divisions finite; far below the area of the smallest box that can be seen (1 px of 4096)."""
+
+IoUKind = Literal["iou", "giou", "ciou"]
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """[...,4] to [...]; a box turned inside out has area 0."""
+    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    return size[..., 0] * size[..., 1]
+
+
+def _intersection(a: Tensor, b: Tensor) -> Tensor:
+    size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    return size[..., 0] * size[..., 1]
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of broadcastable boxes: [...,4] and [...,4] to [...], 0..1; boxes without area give 0."""
+    inter = _intersection(a, b)
+    return inter / (box_area(a) + box_area(b) - inter).clamp(min=EPS)
+
+
+def box_similarity(a: Tensor, b: Tensor, kind: IoUKind) -> tuple[Tensor, Tensor]:
+    """IoU and its flavour `kind` of paired boxes, [...,4] and [...,4] to two [...].
+
+    GIoU (arXiv:1902.09630) lies in -1..1; CIoU (arXiv:1911.08287) subtracts the normalised distance
+    of the centres and a term for the aspect ratio, whose weight carries no gradient.
+    """
+    inter = _intersection(a, b)
+    union = (box_area(a) + box_area(b) - inter).clamp(min=EPS)
+    iou = inter / union
+    if kind == "iou":
+        return iou, iou
+    hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    if kind == "giou":
+        hull_area = (hull[..., 0] * hull[..., 1]).clamp(min=EPS)
+        return iou, iou - (hull_area - union) / hull_area
+    offset = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
+    distance = offset.square().sum(-1) / hull.square().sum(-1).clamp(min=EPS)
+    size_a, size_b = a[..., 2:] - a[..., :2], b[..., 2:] - b[..., :2]
+    angle = torch.atan(size_a[..., 0] / size_a[..., 1].clamp(min=EPS)) - torch.atan(
+        size_b[..., 0] / size_b[..., 1].clamp(min=EPS)
+    )
+    aspect = 4 / math.pi**2 * angle.square()
+    with torch.no_grad():
+        weight = aspect / (1 - iou + aspect).clamp(min=EPS)
+    return iou, iou - distance - weight * aspect
+
+
+def suppress(candidates: Detections, conf_thresh: float, iou_thresh: float | None, topk: int) -> Detections:
+    """What remains of candidates [B,K] after threshold, class-wise NMS and top-k: [B,topk].
+
+    iou_thresh None leaves the NMS out. Rows are sorted by score; unused rows are zero with label PADDING.
+    """
+    batch = candidates.scores.shape[0]
+    image, row = torch.nonzero((candidates.scores >= conf_thresh) & (candidates.labels >= 0), as_tuple=True)
+    boxes, scores, labels = (field[image, row] for field in (candidates.boxes, candidates.scores, candidates.labels))
+    if iou_thresh is None:
+        keep = torch.argsort(scores, descending=True, stable=True)
+    else:
+        num_labels = int(labels.max()) + 1 if labels.numel() else 1
+        keep = torchvision.ops.batched_nms(boxes, scores, image * num_labels + labels, iou_thresh)
+    # `keep` is sorted by score over the whole batch; a stable sort by picture keeps that order inside each.
+    keep = keep[torch.argsort(image[keep], stable=True)]
+    image = image[keep]
+    counts = torch.bincount(image, minlength=batch)
+    rank = torch.arange(len(keep), device=image.device) - (counts.cumsum(0) - counts)[image]
+    inside = rank < topk
+    keep, image, rank = keep[inside], image[inside], rank[inside]
+    result = Detections(
+        boxes.new_zeros(batch, topk, 4), scores.new_zeros(batch, topk), labels.new_full((batch, topk), PADDING)
+    )
+    result.boxes[image, rank], result.scores[image, rank] = boxes[keep], scores[keep]
+    result.labels[image, rank] = labels[keep]
+    return result

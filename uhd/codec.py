@@ -1,0 +1,106 @@
+"""Raw maps to boxes and back: the one place that knows how an anchor map is laid out.
+
+A raw map is [B,A*(5+q+C),h,w], anchor-major, channels tx ty tw th obj [quality] cls. Priors are
+numbered anchor-major too: prior = (anchor * h + row) * w + column.
+
+    cx = (sigmoid(tx) + column) / w        bw = anchor_w * wh_scale_w * softplus(tw)
+    cy = (sigmoid(ty) + row) / h           bh = anchor_h * wh_scale_h * softplus(th)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from uhd.types import Detections
+
+EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class AnchorLayout:
+    """How the channels of an anchor map are divided."""
+
+    num_anchors: int
+    num_classes: int
+    has_quality: bool
+
+
+class Priors(NamedTuple):
+    """An anchor map taken apart: box [B,N,4] (tx ty tw th), obj [B,N], quality [B,N] or None, cls [B,N,C].
+
+    All are logits; grid is (h, w).
+    """
+
+    box: Tensor
+    obj: Tensor
+    quality: Tensor | None
+    cls: Tensor
+    grid: tuple[int, int]
+
+
+def split_anchor_map(raw: Tensor, layout: AnchorLayout) -> Priors:
+    """[B,A*(5+q+C),h,w] to its parts, one row a prior."""
+    height, width = raw.shape[2:]
+    batch = raw.shape[0]
+    rows = raw.view(batch, layout.num_anchors, -1, height, width).permute(0, 1, 3, 4, 2).flatten(1, 3)
+    parts = [4, 1, int(layout.has_quality), layout.num_classes]
+    box, obj, quality, cls = torch.split(rows, parts, dim=2)
+    return Priors(
+        box, obj.squeeze(2), quality.squeeze(2) if layout.has_quality else None, cls, (int(height), int(width))
+    )
+
+
+def cell_corners(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Column and row of each cell, [h*w,2] float, row by row."""
+    rows, columns = torch.meshgrid(
+        torch.arange(grid[0], device=device), torch.arange(grid[1], device=device), indexing="ij"
+    )
+    return torch.stack([columns, rows], dim=-1).flatten(0, 1).float()
+
+
+def decode_anchor_boxes(priors: Priors, anchors: Tensor, wh_scale: Tensor) -> Tensor:
+    """Boxes [B,N,4] xyxy, not clipped to the picture; anchors and wh_scale are [A,2] (w, h)."""
+    height, width = priors.grid
+    corners = cell_corners(priors.grid, priors.box.device).repeat(anchors.shape[0], 1)
+    scale = torch.tensor([width, height], dtype=torch.float32, device=priors.box.device)
+    sizes = (anchors * wh_scale).repeat_interleave(height * width, dim=0)
+    centres = (priors.box[..., :2].sigmoid() + corners) / scale
+    half = F.softplus(priors.box[..., 2:]) * sizes / 2
+    return torch.cat([centres - half, centres + half], dim=-1)
+
+
+def encode_anchor_boxes(boxes: Tensor, cells: Tensor, sizes: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The reverse of decoding for boxes [P,4] xyxy: tx ty tw th [P,4].
+
+    cells [P,2] are the columns and rows of their priors, sizes [P,2] the scaled anchors. A centre
+    outside its cell is brought to the cell's border.
+    """
+    scale = torch.tensor([grid[1], grid[0]], dtype=boxes.dtype, device=boxes.device)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 * scale - cells
+    ratio = ((boxes[:, 2:] - boxes[:, :2]) / sizes).clamp(min=EPS)
+    # The inverse of softplus, written so that large ratios do not overflow.
+    return torch.cat([torch.logit(centres, eps=EPS), ratio + torch.log(-torch.expm1(-ratio))], dim=1)
+
+
+def anchor_scores(priors: Priors, iou_aware: bool, quality_power: float) -> Tensor:
+    """Scores [B,N,C] in 0..1: obj * quality^p * cls, without obj for an IoU-aware head."""
+    scores = priors.cls.sigmoid()
+    if priors.quality is not None:
+        scores = scores * priors.quality.sigmoid().pow(quality_power).unsqueeze(-1)
+    if not iou_aware:
+        scores = scores * priors.obj.sigmoid().unsqueeze(-1)
+    return scores
+
+
+def best_candidates(boxes: Tensor, scores: Tensor, count: int) -> Detections:
+    """The best prior-class pairs of each picture, [B,K] by descending score, K = min(count, N*C)."""
+    num_classes = scores.shape[2]
+    flat = scores.flatten(1)
+    best, index = flat.topk(min(count, flat.shape[1]), dim=1)
+    rows = torch.div(index, num_classes, rounding_mode="floor")
+    return Detections(boxes.gather(1, rows.unsqueeze(-1).expand(-1, -1, 4)), best, index - rows * num_classes)

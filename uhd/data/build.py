@@ -1,0 +1,144 @@
+"""From flags to the training and the validation set: listed, read, checked, reported."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uhd.config import DataConfig, InputConfig, LabelsConfig
+from uhd.data.cache import ImageSpec, ImageStore, open_images
+from uhd.data.cache_file import Entry
+from uhd.data.dataset import Annotations, DetectionDataset, Problems, Transform
+from uhd.data.labels import clip_boxes
+from uhd.data.listing import count_shared_stems, list_sets
+
+DEFAULT_CACHE_DIR = "runs/cache"
+
+_log = logging.getLogger("uhd")
+
+
+def build_datasets(
+    input_cfg: InputConfig,
+    labels_cfg: LabelsConfig,
+    data_cfg: DataConfig,
+    transform: Transform | None = None,
+    *,
+    need_train: bool = True,
+) -> tuple[DetectionDataset, DetectionDataset]:
+    """Lists, reads and checks the training and the validation set; only the first is augmented.
+
+    labels_cfg is resolved. need_train=False leaves the training set empty. Raises ValueError for lists, folders and
+    label lines that are wrong, and where no picture of a set is left; an empty validation set is one only where
+    --val-split is 0 and warned of.
+    """
+    train_paths, val_paths = list_sets(data_cfg, need_train=need_train)
+    shared = count_shared_stems(train_paths + val_paths)
+    if shared:
+        _log.warning("%d pictures share their label file with another picture of the same name", shared)
+    if need_train and not train_paths:
+        raise ValueError(f"--train-split {data_cfg.train_split}: no picture is left to train with")
+    if not val_paths:
+        _log.warning("no picture to validate with: --val-split is %s", data_cfg.val_split)
+    reduced = input_cfg.resize_mode == "opencv_inter_area"
+    spec = ImageSpec(input_cfg.img_size, input_cfg.resize_mode)
+    train = _read_set("training", train_paths, replace(spec, reduced=reduced), labels_cfg, data_cfg)
+    val = _read_set("validation", val_paths, spec, labels_cfg, data_cfg)
+    train.transform = transform
+    return train, val
+
+
+def _read_set(
+    title: str, paths: Sequence[str], spec: ImageSpec, labels_cfg: LabelsConfig, data_cfg: DataConfig
+) -> DetectionDataset:
+    images, entries = open_images(paths, spec, data_cfg.cache, data_cfg.cache_dir or DEFAULT_CACHE_DIR, title)
+    bad_lines = _check_lines(entries, title, data_cfg.skip_bad_labels)
+    readable = np.array([i for i, entry in enumerate(entries) if not entry.error], dtype=np.int64)
+    unreadable = tuple(entry.error for entry in entries if entry.error)
+    if unreadable and not len(readable):
+        raise ValueError(f"none of the {len(paths)} {title} pictures can be read; first: {unreadable[0]}")
+    kept = [entries[i] for i in readable]
+    annotations, problems = _annotate([paths[i] for i in readable], kept, labels_cfg)
+    problems = replace(problems, unreadable=unreadable, bad_lines=bad_lines, shared_labels=count_shared_stems(paths))
+    dataset = DetectionDataset(annotations, _Subset(images, readable), seed=data_cfg.seed, problems=problems)
+    if paths:
+        _report(title, dataset)
+    return dataset
+
+
+class _Subset:
+    """Some of a store's pictures: the readable ones."""
+
+    def __init__(self, images: ImageStore, chosen: NDArray[np.int64]) -> None:
+        self._images = images
+        self._chosen = chosen
+
+    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self._images.gather(self._chosen[indices])
+
+
+def _check_lines(entries: Sequence[Entry], title: str, skip: bool) -> int:
+    """The number of malformed label lines; raises ValueError naming the first, unless they are to be skipped."""
+    bad = [(entry.label_path, line) for entry in entries for line in entry.labels.bad_lines]
+    if not bad:
+        return 0
+    path, line = bad[0]
+    place = f"{path}:{line.number}" if line.number else path
+    if not skip:
+        more = f"; {len(bad)} bad lines in the {title} labels" if len(bad) > 1 else ""
+        raise ValueError(f"{place}: {line.problem}{more} (--skip-bad-labels drops them)")
+    _log.warning("%s labels: %d bad lines dropped, first %s: %s", title, len(bad), place, line.problem)
+    return len(bad)
+
+
+def _annotate(paths: list[str], entries: Sequence[Entry], cfg: LabelsConfig) -> tuple[Annotations, Problems]:
+    """Keeps the boxes of the classes asked for, clipped to their pictures."""
+    assert cfg.classes is not None
+    rows = np.concatenate([np.empty((0, 5)), *(entry.labels.rows for entry in entries)])
+    owners = np.repeat(np.arange(len(entries)), [len(entry.labels.rows) for entry in entries])
+    matches = rows[:, :1] == np.array(cfg.classes, dtype=np.float64)
+    wanted = matches.any(axis=1)
+    boxes, inside, clipped = clip_boxes(rows[wanted, 1:])
+    labels = matches[wanted].argmax(axis=1)[inside].astype(np.int64)
+    ends = np.cumsum(np.bincount(owners[wanted][inside], minlength=len(entries)))[:-1]
+    annotations = Annotations(
+        paths=paths,
+        boxes=np.split(boxes[inside], ends) if entries else [],
+        labels=np.split(labels, ends) if entries else [],
+        sizes=np.array([entry.size for entry in entries], dtype=np.int64).reshape(-1, 2),
+    )
+    per_class = np.bincount(labels, minlength=len(cfg.classes))
+    problems = Problems(
+        clipped=int(clipped.sum()),
+        dropped=int((~inside).sum()),
+        other_classes=int((~wanted).sum()),
+        missing_classes=tuple(name for name, count in zip(cfg.class_names, per_class, strict=True) if not count),
+    )
+    return annotations, problems
+
+
+def _report(title: str, dataset: DetectionDataset) -> None:
+    """Says in the log what a set holds and what is wrong with it."""
+    problems = dataset.problems
+    _log.info(
+        "%s: %d pictures, %d boxes, %d pictures without a box (background)",
+        title,
+        len(dataset),
+        dataset.num_boxes,
+        dataset.num_backgrounds,
+    )
+    if problems.other_classes:
+        _log.info("%s: %d boxes of classes outside --classes are left out", title, problems.other_classes)
+    if problems.clipped:
+        _log.warning("%s: %d boxes reach out of their pictures and are clipped", title, problems.clipped)
+    if problems.dropped:
+        _log.warning("%s: %d boxes have no area inside their pictures (0..1) and are dropped", title, problems.dropped)
+    if problems.unreadable:
+        _log.warning("%s: %d pictures cannot be read and are skipped:", title, len(problems.unreadable))
+        for line in problems.unreadable[:10]:
+            _log.warning("  %s", line)
+    for name in problems.missing_classes:
+        _log.warning("%s: class %s has no box", title, name)

@@ -1,0 +1,165 @@
+"""A data set of pictures and boxes, and the batches made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from uhd.augment import Pipeline, RemoveOutliers, Sample
+from uhd.data.cache import ImageStore
+from uhd.types import IGNORED, PADDING, Targets
+
+Key = tuple[int, int]
+"""(epoch, index): which picture, and for which epoch it is augmented."""
+
+
+class Batch(NamedTuple):
+    """images [B,H,W,3] uint8 RGB and their truths."""
+
+    images: Tensor
+    targets: Targets
+
+
+class Transform(Protocol):
+    """Augmentation of one sample; all its chance comes from rng."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The augmented sample, of the same picture size; the one given stays as it is."""
+
+
+@dataclass(frozen=True)
+class Problems:
+    """What was found wrong with a set's files.
+
+    unreadable: one line for each picture left out. bad_lines: malformed label lines that were dropped. clipped: boxes
+    that reached out of their picture. dropped: boxes of which nothing lay inside. shared_labels: pictures whose label
+    file is another picture's too. other_classes: boxes of classes that are not asked for. missing_classes: names of
+    classes without a box.
+    """
+
+    unreadable: tuple[str, ...] = ()
+    bad_lines: int = 0
+    clipped: int = 0
+    dropped: int = 0
+    shared_labels: int = 0
+    other_classes: int = 0
+    missing_classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What is known of each picture: its path, boxes [g,4] float32 xyxy 0..1, labels [g] int64 in 0..C-1, and
+    sizes [n,2] int64, the (height, width) of the pictures in their own pixels.
+    """
+
+    paths: list[str]
+    boxes: list[NDArray[np.float32]]
+    labels: list[NDArray[np.int64]]
+    sizes: NDArray[np.int64]
+
+
+class DetectionDataset(Dataset[Sample]):
+    """Resized pictures with their boxes; makes whole batches.
+
+    A batch's sample depends on the seed, the epoch and its index alone, so the number of workers changes nothing.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        images: ImageStore,
+        *,
+        transform: Transform | None = None,
+        seed: int = 0,
+        problems: Problems | None = None,
+    ) -> None:
+        self.paths = annotations.paths
+        self.boxes = annotations.boxes
+        self.labels = annotations.labels
+        self.sizes = annotations.sizes
+        self.transform = transform
+        self.seed = seed
+        self.problems = problems or Problems()
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def num_boxes(self) -> int:
+        """Number of truths in all pictures."""
+        return sum(map(len, self.labels))
+
+    @property
+    def num_backgrounds(self) -> int:
+        """Number of pictures without a box."""
+        return sum(not len(labels) for labels in self.labels)
+
+    def taught_boxes(self) -> list[NDArray[np.float32]]:
+        """The boxes [g,4] of each picture that training teaches: without those that RemoveOutliers always ignores."""
+        ops = self.transform.ops if isinstance(self.transform, Pipeline) else ()
+        removals = [op for op in ops if isinstance(op, RemoveOutliers) and op.prob == 1]
+        if not removals or not self.boxes:
+            return self.boxes
+        sample = Sample(np.empty((0, 0, 3), np.uint8), np.concatenate(self.boxes), np.concatenate(self.labels))
+        for removal in removals:
+            sample = removal.apply(sample, np.random.default_rng(self.seed))
+        ends = np.cumsum([len(labels) for labels in self.labels])[:-1]
+        taught = np.split(sample.labels != IGNORED, ends)
+        return [boxes[kept] for boxes, kept in zip(self.boxes, taught, strict=True)]
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample as it is stored, without augmentation."""
+        image = self._images.gather(np.array([index]))[0]
+        return Sample(image, self.boxes[index].copy(), self.labels[index].copy())
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """One batch, augmented where there is a transform; its rows follow the keys."""
+        indices = np.array([index for _, index in keys], dtype=np.int64)
+        images = self._images.gather(indices)
+        if self.transform is None:
+            boxes, labels = [self.boxes[i] for i in indices], [self.labels[i] for i in indices]
+        else:
+            boxes, labels = self._augment(images, keys, self.transform)
+        return Batch(torch.from_numpy(images), self._targets(indices, boxes, labels))
+
+    def _augment(
+        self, images: NDArray[np.uint8], keys: Sequence[Key], transform: Transform
+    ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.int64]]]:
+        """Augments the pictures in place; returns their boxes and labels."""
+        boxes, labels = [], []
+        for row, (epoch, index) in enumerate(keys):
+            rng = np.random.default_rng([self.seed, epoch, index])
+            sample = transform(Sample(images[row], self.boxes[index], self.labels[index]), rng)
+            images[row] = sample.image
+            boxes.append(sample.boxes)
+            labels.append(sample.labels)
+        return boxes, labels
+
+    def _targets(
+        self,
+        indices: NDArray[np.int64],
+        boxes: Sequence[NDArray[np.float32]],
+        labels: Sequence[NDArray[np.int64]],
+    ) -> Targets:
+        counts = np.array([len(each) for each in labels])
+        most = max(1, int(counts.max(initial=0)))
+        filled = np.arange(most) < counts[:, None]
+        padded_boxes = np.zeros((len(indices), most, 4), np.float32)
+        padded_labels = np.full((len(indices), most), PADDING, np.int64)
+        if filled.any():
+            padded_boxes[filled] = np.concatenate(boxes)
+            padded_labels[filled] = np.concatenate(labels)
+        return Targets(
+            boxes=torch.from_numpy(padded_boxes),
+            labels=torch.from_numpy(padded_labels),
+            image_ids=torch.from_numpy(indices),
+            sizes=torch.from_numpy(self.sizes[indices]),
+        )

@@ -1,0 +1,97 @@
+"""YOLO label files: lines of `class cx cy w h`, normalised by the picture's size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Label files carry five or six decimals: a box that leaves the picture by less than this is merely rounded.
+_ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A malformed line: its number from 1 (0: the file as a whole) and what is wrong with it."""
+
+    number: int
+    problem: str
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """The content of one label file: rows [k,5] float64 (class, cx, cy, w, h) and the lines left out of them."""
+
+    rows: NDArray[np.float64]
+    bad_lines: tuple[BadLine, ...] = ()
+
+
+def read_labels(path: str | Path) -> LabelRows:
+    """Reads a label file; a missing file is one without boxes. A file that cannot be read is one bad line."""
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        return LabelRows(np.empty((0, 5)), (BadLine(0, f"cannot be read ({error.strerror})"),))
+    return parse_labels(data)
+
+
+def parse_labels(data: bytes) -> LabelRows:
+    """Parses the bytes of a label file: UTF-8 with or without a byte-order mark, any line ends, blank lines skipped."""
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        return LabelRows(np.empty((0, 5)), (BadLine(0, "not a text file; expected lines of 'class cx cy w h'"),))
+    rows, bad_lines = [], []
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        try:
+            rows.append(_parse_fields(fields))
+        except ValueError as error:
+            bad_lines.append(BadLine(number, str(error)))
+    return LabelRows(np.array(rows, dtype=np.float64).reshape(-1, 5), tuple(bad_lines))
+
+
+def _parse_fields(fields: list[str]) -> list[float]:
+    if len(fields) != 5:
+        hint = " (a polygon?)" if len(fields) > 6 else ""
+        raise ValueError(f"{len(fields)} fields{hint}; expected 5: 'class cx cy w h'")
+    if not (fields[0].isascii() and fields[0].isdigit()):
+        raise ValueError(f"class {_shortened(fields[0])} is not an integer >= 0")
+    values = [float(fields[0])]
+    for field in fields[1:]:
+        try:
+            value = float(field)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ValueError(f"{_shortened(field)} is not a number; expected 'class cx cy w h'")
+        values.append(value)
+    return values
+
+
+def _shortened(field: str) -> str:
+    return repr(field if len(field) <= 20 else field[:20] + "...")
+
+
+def clip_boxes(
+    boxes_cxcywh: NDArray[np.float64],
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Boxes [k,4] normalised cxcywh to corners inside the picture.
+
+    Returns xyxy [k,4] float32 in 0..1, kept [k] (something is left of the box), and clipped [k] (kept, but it reached
+    out of the picture by more than the rounding of label files).
+    """
+    half = boxes_cxcywh[:, 2:] / 2
+    corners = np.concatenate([boxes_cxcywh[:, :2] - half, boxes_cxcywh[:, :2] + half], axis=1)
+    inside = np.clip(corners, 0, 1)
+    boxes = inside.astype(np.float32)
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    clipped = kept & (np.abs(corners - inside) > _ROUNDING).any(axis=1)
+    return boxes, kept, clipped

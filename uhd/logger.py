@@ -1,0 +1,124 @@
+"""Where a run writes down what happens: console, train.log, metrics.jsonl, TensorBoard, config.yaml."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from uhd.config import Config, RunConfig
+
+Row = dict[str, Any]
+log = logging.getLogger("uhd")
+
+
+class BarFriendlyHandler(logging.Handler):
+    """Prints above the progress bars; warnings and errors go to stderr, the rest to stdout."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line a record."""
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        tqdm.write(prefix + record.getMessage(), file=stream)
+
+
+def log_to_console() -> None:
+    """Sets up the program's log once."""
+    log.setLevel(logging.INFO)
+    log.handlers = [BarFriendlyHandler()]
+    log.propagate = False
+
+
+def open_run_dir(run: RunConfig, *, continues: bool) -> Path:
+    """Makes the run's folder. A folder that already holds a run is used only to continue it; else NAME-2, -3, ..."""
+    folder = Path(run.run_dir)
+    if not continues:
+        base, number = folder, 1
+        while _holds_run(folder):
+            number += 1
+            folder = base.with_name(f"{base.name}-{number}")
+        if folder != base:
+            log.info("%s already holds a run; this one goes to %s", base, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / "config.yaml").exists() or (folder / "metrics.jsonl").exists() or any(folder.glob("last*.pt"))
+
+
+class RunLog:
+    """The files of a run that grow epoch by epoch; `history` holds the rows of metrics.jsonl."""
+
+    def __init__(self, run_dir: Path, cfg: Config, epoch: int) -> None:
+        """Continues after `epoch` finished epochs: what was logged beyond them is cut off."""
+        self.metrics_path = run_dir / "metrics.jsonl"
+        self.history = [row for row in read_metrics(self.metrics_path) if row["epoch"] <= epoch]
+        self._rewrite()
+        handler = logging.FileHandler(run_dir / "train.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        with (run_dir / "config.yaml").open("w", encoding="utf-8") as file:
+            yaml.safe_dump(cfg.to_dict(), file, sort_keys=False, allow_unicode=True)
+        events = Path(cfg.run.log_dir) if cfg.run.log_dir else run_dir
+        self.writer = SummaryWriter(str(events), purge_step=epoch + 1)
+
+    def epoch(self, row: Row) -> None:
+        """Writes one epoch's row everywhere."""
+        row = {key: finite_or_none(value) for key, value in row.items()}
+        self.history.append(row)
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        for key, value in row.items():
+            if key != "epoch" and value is not None:
+                self.writer.add_scalar(key, value, row["epoch"])
+        self.writer.flush()
+        log.info("%s", describe(row))
+
+    def close(self) -> None:
+        """Ends the files."""
+        self.writer.close()
+        for handler in [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]:
+            log.removeHandler(handler)
+            handler.close()
+
+    def _rewrite(self) -> None:
+        temporary = self.metrics_path.with_suffix(".jsonl.tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.history), encoding="utf-8")
+        temporary.replace(self.metrics_path)
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The complete rows of a metrics file; a last line that a killed run left half-written is dropped."""
+    rows: list[Row] = []
+    if not path.is_file():
+        return rows
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def finite_or_none(value: Any) -> Any:
+    """JSON has no nan: a figure that does not exist is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def describe(row: Row) -> str:
+    """One line for the console."""
+    parts = [f"epoch {row['epoch']}"]
+    parts += [f"{key.removeprefix('train/')} {row[key]:.4f}" for key in row if key.startswith("train/")]
+    if row.get("val/mAP@0.5") is not None:
+        parts.append(f"| mAP@0.5 {row['val/mAP@0.5']:.5f}")
+        parts.append(f"F1 {row['val/f1']:.3f}")
+    parts.append(f"| {row['images_per_second']:.0f} images/s")
+    return " ".join(parts)

@@ -1,0 +1,118 @@
+"""The criterion of nets with an anchor head: box, obj, cls and, where there is such a branch, quality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uhd import codec
+from uhd.assigners import Assigner, Predictions, PriorGrid
+from uhd.boxes import box_similarity
+from uhd.config import LossConfig
+from uhd.losses.terms import varifocal_loss
+from uhd.types import IGNORED, Assignment, Targets
+
+
+@dataclass(frozen=True)
+class AnchorScoring:
+    """How a net's raw map (its name in `preds`) is laid out and scored."""
+
+    raw_name: str
+    layout: codec.AnchorLayout
+    iou_aware: bool
+    quality_power: float
+
+
+class AnchorCriterion(nn.Module):
+    """Sums over the batch, divided by its positives (by the sum of their quality where the assigner sets one).
+
+    Dividing by the number of priors instead would leave objectness and quality almost without gradient:
+    a picture has hundreds of priors and a handful of positives.
+    """
+
+    def __init__(self, cfg: LossConfig, assigner: Assigner, scoring: AnchorScoring) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.assigner = assigner
+        self.scoring = scoring
+
+    def forward(self, preds: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+        """Weighted scalar terms, float32, the same keys at every step and each attached to the graph.
+
+        preds holds the raw map [B,A*(5+q+C),h,w], anchors [A,2] and wh_scale [A,2].
+        """
+        with torch.autocast(preds["anchors"].device.type, enabled=False):
+            return self._terms(preds, targets)
+
+    def _terms(self, preds: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+        scoring = self.scoring
+        priors = codec.split_anchor_map(preds[scoring.raw_name].float(), scoring.layout)
+        anchors, wh_scale = preds["anchors"].float(), preds["wh_scale"].float()
+        boxes = codec.decode_anchor_boxes(priors, anchors, wh_scale)
+        grid = PriorGrid(anchors.detach(), priors.grid)
+        with torch.no_grad():
+            scores = codec.anchor_scores(priors, scoring.iou_aware, scoring.quality_power)
+        assignment = self.assigner(Predictions(boxes.detach(), scores), grid, targets)
+
+        image, prior = torch.nonzero(assignment.truth >= 0, as_tuple=True)
+        row = assignment.truth[image, prior]
+        iou, similarity = box_similarity(boxes[image, prior], targets.boxes[image, row], self.cfg.iou_loss)
+        quality, weight, normaliser = self._positives(assignment, iou.detach(), image, prior)
+        # Background is 0; the positives' IoU (or what stands for it) is what a quality branch learns.
+        quality_map = torch.zeros_like(priors.obj).index_put((image, prior), quality)
+        positive_map = torch.zeros_like(priors.obj).index_put((image, prior), torch.ones_like(quality))
+        taught = ~ignored_priors(targets, grid) | (assignment.truth >= 0)
+
+        has_quality = priors.quality is not None
+        sums = {
+            "box": ((1 - similarity) * weight).sum() + 0 * priors.box.sum(),
+            "obj": _masked_bce(priors.obj, quality_map if has_quality else positive_map, taught),
+            "cls": self._class_sum(priors.cls, targets.labels[image, row], image, prior, quality, taught),
+        }
+        if priors.quality is not None:
+            sums["quality"] = _masked_bce(priors.quality, quality_map, taught)
+        return {name: value * (getattr(self.cfg, f"loss_weight_{name}") / normaliser) for name, value in sums.items()}
+
+    @staticmethod
+    def _positives(assignment: Assignment, iou: Tensor, image: Tensor, prior: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Quality target [P] and box weight [P] of the positives, and what the sums are divided by."""
+        if assignment.quality is None:
+            return iou.clamp(0, 1), torch.ones_like(iou), iou.new_tensor(max(1, len(iou)))
+        quality = assignment.quality[image, prior]
+        return quality, quality, quality.sum().clamp(min=1)
+
+    def _class_sum(
+        self, logits: Tensor, labels: Tensor, image: Tensor, prior: Tensor, quality: Tensor, taught: Tensor
+    ) -> Tensor:
+        """BCE of the positives against their one-hot class, or varifocal loss of all priors."""
+        if self.cfg.anchor_cls_loss == "vfl":
+            target = torch.zeros_like(logits).index_put((image, prior, labels), quality)
+            return (varifocal_loss(logits, target) * taught.unsqueeze(-1)).sum()
+        one_hot = F.one_hot(labels, logits.shape[-1]).float()
+        chosen = F.binary_cross_entropy_with_logits(logits[image, prior], one_hot, reduction="sum")
+        return chosen + 0 * logits.sum()
+
+
+def ignored_priors(targets: Targets, grid: PriorGrid) -> Tensor:
+    """Priors in the place of a truth that augmentation took away, [B,N] bool.
+
+    The place is each cell whose centre the truth covers, and the cell that holds the truth's centre.
+    """
+    batch = targets.labels.shape[0]
+    height, width = grid.shape
+    image, row = torch.nonzero(targets.labels == IGNORED, as_tuple=True)
+    boxes = targets.boxes[image, row] * grid.size(targets.boxes).repeat(2)
+    centres = grid.centres()[: height * width]
+    covered = ((centres >= boxes[:, None, :2]) & (centres <= boxes[:, None, 2:])).all(dim=-1)
+    middle = ((boxes[:, :2] + boxes[:, 2:]) / 2).long()
+    cell = middle[:, 1].clamp(0, height - 1) * width + middle[:, 0].clamp(0, width - 1)
+    covered = covered.scatter(1, cell[:, None], True)
+    counts = boxes.new_zeros(batch, height * width).index_add_(0, image, covered.float())
+    return (counts > 0).repeat(1, len(grid.anchors))
+
+
+def _masked_bce(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    return (F.binary_cross_entropy_with_logits(logits, targets, reduction="none") * mask).sum()

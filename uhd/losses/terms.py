@@ -1,0 +1,20 @@
+"""Elementwise losses that the criteria are made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+VFL_ALPHA = 0.75
+VFL_GAMMA = 2.0
+
+
+def varifocal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Varifocal loss (arXiv:2008.13367), elementwise: logits and targets (IoU of positives, else 0) of one shape.
+
+    Positives weigh as much as their target, negatives alpha * p^gamma. The weight carries no gradient.
+    """
+    with torch.no_grad():
+        weight = torch.where(targets > 0, targets, VFL_ALPHA * logits.sigmoid().pow(VFL_GAMMA))
+    return F.binary_cross_entropy_with_logits(logits, targets, weight, reduction="none")

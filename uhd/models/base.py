@@ -1,0 +1,84 @@
+"""What every architecture is to the rest of the program."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from uhd.config import DecodeConfig, ModelConfig
+from uhd.types import Detections
+
+Preds = dict[str, Tensor]
+
+
+class Detector(nn.Module, ABC):
+    """A network from pictures to raw maps, and its decoding to boxes.
+
+    tag names the architecture in checkpoint files; raw_names are the maps of `forward` in the
+    order in which an exported graph gives them.
+    """
+
+    tag: str
+    raw_names: tuple[str, ...]
+    stride: int
+    uses_nms: bool = True
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Preds:
+        """[B,3,H,W] RGB in 0..1 to the raw maps (logits), plus "features" [B,F,h,w]."""
+
+    @abstractmethod
+    def decode(self, preds: Preds, cfg: DecodeConfig) -> Detections:
+        """The best candidates [B,K] by descending score, before suppression; K is fixed by the shapes."""
+
+
+def fold_batchnorm(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose batch norms are folded into the convolutions before them."""
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        children = list(module.named_children())
+        for (conv_name, conv), (bn_name, bn) in itertools.pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, bn))
+                setattr(module, bn_name, nn.Identity())
+    return model
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of learnable values."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, height: int, width: int) -> int:
+    """Multiply-adds of the convolutions and linear layers for one picture."""
+    total = 0
+
+    def add(module: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        total += output.numel() // output.shape[1 if output.dim() == 4 else -1] * weight.numel()
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    was_training = model.training
+    try:
+        parameter = next(model.parameters())
+        model.eval()(torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype))
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return total

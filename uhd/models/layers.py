@@ -1,0 +1,90 @@
+"""Building blocks shared by the architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+BN_EPS = 1e-3
+BN_MOMENTUM = 0.03
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "swish": lambda: nn.SiLU(inplace=True),
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """What all convolutions of a net share: the activation's name and whether batch norm follows."""
+
+    activation: str
+    batchnorm: bool
+
+
+def norm(channels: int, style: Style) -> list[nn.Module]:
+    """The batch norm after a convolution, or nothing."""
+    return [nn.BatchNorm2d(channels, eps=BN_EPS, momentum=BN_MOMENTUM)] if style.batchnorm else []
+
+
+class ConvBNAct(nn.Sequential):
+    """Bias-free convolution with "same" padding, BN if the style has it, activation unless act=False."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        style: Style,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        dilation: int = 1,
+        act: bool = True,
+    ) -> None:
+        padding = dilation * (kernel // 2)
+        conv = nn.Conv2d(
+            in_channels, out_channels, kernel, stride, padding, dilation=dilation, groups=groups, bias=False
+        )
+        activation = [ACTIVATIONS[style.activation]()] if act else []
+        super().__init__(conv, *norm(out_channels, style), *activation)
+
+
+class DWSep(nn.Sequential):
+    """Depthwise 3x3 and pointwise 1x1, each with BN and activation."""
+
+    def __init__(self, in_channels: int, out_channels: int, style: Style, *, stride: int = 1) -> None:
+        super().__init__(
+            ConvBNAct(in_channels, in_channels, 3, style, stride=stride, groups=in_channels),
+            ConvBNAct(in_channels, out_channels, 1, style),
+        )
+
+
+class SPPFMin(nn.Module):
+    """Half-width 1x1, its 5x5 max-pool beside it, 1x1 to the output width."""
+
+    def __init__(self, in_channels: int, out_channels: int, style: Style) -> None:
+        super().__init__()
+        hidden = in_channels // 2
+        self.reduce = ConvBNAct(in_channels, hidden, 1, style)
+        self.pool = nn.MaxPool2d(5, stride=1, padding=2)
+        self.fuse = ConvBNAct(2 * hidden, out_channels, 1, style)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,in,h,w] to [B,out,h,w]."""
+        x = self.reduce(x)
+        return self.fuse(torch.cat([x, self.pool(x)], dim=1))  # type: ignore[no-any-return]
+
+
+class ESE(nn.Module):
+    """Effective squeeze-and-excitation: each channel scaled by a sigmoid of all channel means."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,F,h,w] to the same shape."""
+        return x * self.fc(x.mean(dim=(2, 3), keepdim=True)).sigmoid()  # type: ignore[no-any-return]

@@ -1,0 +1,41 @@
+"""The last change of a config: what follows from the training data."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import numpy as np
+
+from uhd.anchors import FloatArray, auto_anchors
+from uhd.config import AnchorModelConfig, Config
+from uhd.data.dataset import DetectionDataset
+
+log = logging.getLogger("uhd")
+
+
+def resolve(cfg: Config, train_set: DetectionDataset) -> Config:
+    """Computes the anchors where the config has none; after this nothing changes."""
+    model = cfg.model
+    if not isinstance(model, AnchorModelConfig):
+        return cfg
+    if model.anchors is not None:
+        if len(model.anchors) != model.num_anchors:
+            raise ValueError(f"--anchors has {len(model.anchors)} pairs, but --num-anchors is {model.num_anchors}")
+        return cfg
+    if not cfg.auto_anchors.auto_anchors:
+        log.info("no --anchors given: computing them from the training boxes (--auto-anchors)")
+    anchors, fit = auto_anchors(box_sizes(train_set), model.num_anchors, cfg.input.img_size, cfg.data.seed)
+    height, width = cfg.input.img_size
+    shown = " ".join(f"{w * width:.1f}x{h * height:.1f}" for w, h in anchors)
+    log.info("anchors (width x height in network pixels): %s; mean best IoU %.3f", shown, fit)
+    # Through float32, so that the config holds exactly what the network does.
+    pairs = tuple((float(np.float32(w)), float(np.float32(h))) for w, h in anchors)
+    return dataclasses.replace(cfg, model=dataclasses.replace(model, anchors=pairs))
+
+
+def box_sizes(train_set: DetectionDataset) -> FloatArray:
+    """Normalised (w, h) [n,2] of the boxes that training teaches: augmentation's outliers are left out."""
+    taught = train_set.taught_boxes()
+    sizes = [boxes[:, 2:] - boxes[:, :2] for boxes in taught]
+    return np.concatenate(sizes).astype(np.float64) if sizes else np.zeros((0, 2))
