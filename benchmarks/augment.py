@@ -1,4 +1,4 @@
-"""Time of each augmentation at one picture size: `python benchmarks/augment.py --size 64 64`."""
+"""Time of each augmentation at one picture size: `python -m benchmarks.augment --size 64 64`."""
 
 from __future__ import annotations
 

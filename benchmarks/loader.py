@@ -1,6 +1,6 @@
 """Speed and memory of data loading.
 
-    python benchmarks/loader.py --image-dir DIR --workers 0 1 2 --batch-size 64 --aug-config uhd/aug.yaml
+    python -m benchmarks.loader --image-dir DIR --workers 0 1 2 --batch-size 64 --aug-config uhd/aug.yaml
 
 Prints pictures per second and memory. Loading is measured over the second pass, when workers run
 and pages are mapped. Memory is the proportional share (PSS) of this process and its workers, less
@@ -11,14 +11,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from dataclasses import replace
 from multiprocessing import active_children
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from uhd.augment import Pipeline, load_pipeline
 from uhd.config import DataConfig, InputConfig, LabelsConfig, parse_size

@@ -106,7 +106,7 @@ def train_one_epoch(
     loader.set_epoch(state.epoch)
     steps, lr, start = len(loader), 0.0, time.perf_counter()
     amp_type = torch.float16 if device.type == "cuda" else torch.bfloat16
-    bar = tqdm(loader, desc=progress.title, total=steps, leave=False, dynamic_ncols=True)
+    bar = tqdm(loader, desc=progress.title, total=steps, leave=False, dynamic_ncols=True, disable=None)
     for step, (images, targets) in enumerate(bar):
         progress.check()
         lr = state.set_lr(state.epoch + (step + 1) / steps)
@@ -151,7 +151,7 @@ def evaluate(model: Detector, task: DetectionTask, loader: BatchLoader, cfg: Con
     means = TermMeans()
     metric = MeanAP(len(cfg.labels.class_names), cfg.input.img_size, cfg.decode.conf_thresh)
     nms_iou = cfg.decode.nms_iou if model.uses_nms else None
-    bar = tqdm(loader, desc=progress.title, leave=False, dynamic_ncols=True)
+    bar = tqdm(loader, desc=progress.title, leave=False, dynamic_ncols=True, disable=None)
     for images, targets in bar:
         progress.check()
         moved = targets.to(device, non_blocking=True)

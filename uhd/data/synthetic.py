@@ -122,7 +122,7 @@ def _write_scenes(directory: Path, count: int, seed: int, workers: int) -> None:
             written: Iterable[None] = pool.imap_unordered(write, range(count), chunksize=_CHUNK)
         else:
             written = map(write, range(count))
-        for _ in tqdm(written, total=count, desc="drawing scenes", unit="scene"):
+        for _ in tqdm(written, total=count, desc="drawing scenes", unit="scene", disable=None):
             pass
 
 
