@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
+
 import json
 import logging
 import sys
@@ -22,7 +24,7 @@ from uhd.data.loader import BatchLoader, build_loader
 from uhd.data.synthetic import write_demo_data
 from uhd.engine import Progress, Validation, evaluate, train_one_epoch
 from uhd.inspection import inspect_data
-from uhd.logger import RunLog, finite_or_none, log_to_console, open_run_dir
+from uhd.logger import RunLog, finite_or_none, log_to_console, make_folder, open_run_dir
 from uhd.models import build_model, count_macs, count_parameters
 from uhd.optim import TrainState
 from uhd.reports import write_reports
@@ -143,10 +145,8 @@ def validate_only(cfg: Config, state: TrainState, val_loader: BatchLoader, signa
     """Validates the loaded weights and writes val.json and the pictures into the run folder."""
     if not len(val_loader):
         raise ValueError(f"--val-only: no picture to validate with (--val-split {cfg.data.val_split})")
-    model = state.eval_model
-    validation = evaluate(model, state.task, val_loader, cfg, progress_of("validation", signals))
-    run_dir = Path(cfg.run.run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    run_dir = make_folder(Path(cfg.run.run_dir), "--ckpt-out")
+    validation = evaluate(state.eval_model, state.task, val_loader, cfg, progress_of("validation", signals))
     figures = {key: finite_or_none(value) for key, value in validation.metrics.items()}
     (run_dir / "val.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     for key, value in figures.items():
@@ -168,8 +168,7 @@ def build_data(cfg: Config) -> tuple[DetectionDataset, DetectionDataset]:
 
 def inspect(cfg: Config, train_set: DetectionDataset, val_set: DetectionDataset) -> None:
     """Prints what the data hold and writes the pictures."""
-    folder = Path(cfg.run.run_dir) / "inspect"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(Path(cfg.run.run_dir) / "inspect", "--ckpt-out")
     log.info("%s", inspect_data(train_set, val_set, cfg, folder))
 
 

@@ -69,12 +69,16 @@ def suppress(candidates: Detections, conf_thresh: float, iou_thresh: float | Non
     batch = candidates.scores.shape[0]
     image, row = torch.nonzero((candidates.scores >= conf_thresh) & (candidates.labels >= 0), as_tuple=True)
     boxes, scores, labels = (field[image, row] for field in (candidates.boxes, candidates.scores, candidates.labels))
-    if iou_thresh is None:
-        keep = torch.argsort(scores, descending=True, stable=True)
+    if iou_thresh is None or not len(boxes):
+        keep = torch.arange(len(boxes), device=boxes.device)
     else:
-        num_labels = int(labels.max()) + 1 if labels.numel() else 1
-        keep = torchvision.ops.batched_nms(boxes, scores, image * num_labels + labels, iou_thresh)
-    # `keep` is sorted by score over the whole batch; a stable sort by picture keeps that order inside each.
+        # batched_nms keeps groups apart by shifting their boxes: right for coordinates >= 0 only, and the shifted
+        # boxes of a large batch, or beside one huge box, need more than float32 to keep their shape.
+        shifted = boxes.double() - boxes.min()
+        group = image * (int(labels.max()) + 1) + labels
+        keep = torchvision.ops.batched_nms(shifted, scores.double(), group, iou_thresh).sort().values
+    # Stable sorts, by score and then by picture: where scores tie, the order of the candidates stays.
+    keep = keep[torch.argsort(scores[keep], descending=True, stable=True)]
     keep = keep[torch.argsort(image[keep], stable=True)]
     image = image[keep]
     counts = torch.bincount(image, minlength=batch)

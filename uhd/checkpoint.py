@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import platform
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,13 +47,17 @@ def read_checkpoint(path: Path | str, flag: str = "--ckpt") -> Checkpoint:
     """Loads a file without running any code in it; ValueError names the flag and the file when it cannot be used."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{flag} {path}: no such file")
+        raise ValueError(f"{flag} {path}: {'a folder; expected a file' if path.is_dir() else 'no such file'}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch's remarks on files that the next lines refuse
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's message is a page on how to load it regardless
+        raise ValueError(f"{flag} {path}: not a complete checkpoint (expected tensors and plain values only)") from None
     except Exception as error:  # torch.load raises whatever its zip reader and unpickler raise
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ValueError(f"{flag} {path}: not a complete checkpoint ({reason})") from None
-    if not isinstance(content, dict) or content.get("program") != "uhd":
+    parts = {"program", "format", "versions", "config", "state", "metrics"}
+    if not isinstance(content, dict) or content.get("program") != "uhd" or not parts <= content.keys():
         raise ValueError(f"{flag} {path}: not a checkpoint of this program")
     if content["format"] > FORMAT:
         raise ValueError(f"{flag} {path}: written by a newer version ({content['versions']['uhd']})")

@@ -136,7 +136,15 @@ def _add_flag(group: Any, section: type, f: dataclasses.Field[Any]) -> None:
         group.add_argument(*names, dest=f.name, action=argparse.BooleanOptionalAction, help=help_text)
         return
     if meta["bare"] is not None:
-        group.add_argument(*names, dest=f.name, nargs="?", const=meta["bare"], type=int, metavar="N", help=help_text)
+        group.add_argument(
+            *names,
+            dest=f.name,
+            nargs="?",
+            const=meta["bare"],
+            type=_converter(names[0], int, None),
+            metavar="N",
+            help=help_text,
+        )
         return
     choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else None
     convert = meta["parse"] or (type(choices[0]) if choices else hint)
@@ -210,10 +218,12 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[Config, Checkpoint | 
 
 
 def _apply_resize_shortcuts(typed: Typed) -> None:
+    source = f"--resize-mode {typed.get('resize_mode')}"
     for name, mode in typed.pop("resize_shortcut", []):
         if typed.get("resize_mode", mode) != mode:
-            raise ValueError(f"--{name} and --resize-mode {typed['resize_mode']}: choose one way of resizing")
+            raise ValueError(f"--{name} and {source}: choose one way of resizing")
         typed["resize_mode"] = mode
+        source = f"--{name}"
 
 
 def _check_contradictions(typed: Typed) -> None:
@@ -224,6 +234,8 @@ def _check_contradictions(typed: Typed) -> None:
         raise ValueError("--resume and --ckpt: go on with a run or start from weights, not both")
     if typed.get("val_only") and not (typed.get("resume") or typed.get("ckpt")):
         raise ValueError("--val-only: needs the checkpoint to validate, by --ckpt or --resume")
+    if typed.get("val_only") and typed.get("inspect"):
+        raise ValueError("--val-only and --inspect: validate or inspect, not both")
     if typed.get("ckpt_non_strict") and not typed.get("ckpt"):
         raise ValueError("--ckpt-non-strict: needs --ckpt")
     if "demo_data" in typed:
@@ -297,6 +309,8 @@ def _from_checkpoint(typed: Typed, checkpoint: Checkpoint) -> Config:
     continues = bool(typed.get("resume")) or run.val_only
     free = {"img_size"} if run.val_only else set()
     typed = _without_sources_of_checkpoint(typed) if continues else typed
+    if typed.get("demo_data"):
+        typed = {**_preset_beside(saved, continues), **typed}
     if typed.get("auto_anchors") and not run.ckpt_non_strict:
         log.info("--auto-anchors: the anchors of %s stay", checkpoint.path)
     sections: dict[str, Any] = {}
@@ -312,6 +326,12 @@ def _from_checkpoint(typed: Typed, checkpoint: Checkpoint) -> Config:
         }
         sections[name] = _section(name, {**kept, **typed})
     return finish(Config(**sections))
+
+
+def _preset_beside(saved: Config, continues: bool) -> Typed:
+    """What --demo-data sets beside a checkpoint: its folder, and for a new run all that the weights leave open."""
+    fixed = {f.name for f in dataclasses.fields(saved.model)} | {"auto_anchors"}
+    return {key: value for key, value in DEMO_PRESET.items() if key == "image_dir" or not (continues or key in fixed)}
 
 
 def _without_sources_of_checkpoint(typed: Typed) -> Typed:
@@ -335,10 +355,13 @@ def _fixed_section(name: str, typed: Typed, checkpoint: Checkpoint, free: set[st
     for key in own.keys() & typed.keys():
         fixed = field_scope(type(base), own[key]) == "weights" and key not in free and not run.ckpt_non_strict
         if fixed and typed[key] != getattr(base, key):
-            raise ValueError(
-                f"{flag_of(key)} {show(typed[key])}: {checkpoint.path} was trained with {show(getattr(base, key))}"
+            asked, saved = (
+                show(value, "x" if key == "img_size" else ",") for value in (typed[key], getattr(base, key))
             )
-    section = _section(name, typed, base)
+            raise ValueError(f"{flag_of(key)} {asked}: {checkpoint.path} was trained with {saved}")
+    kept = run.resume or run.val_only
+    defaults = {key: f.default for key, f in own.items() if field_scope(type(base), f) == "training" and not kept}
+    section = _section(name, {**defaults, **typed}, base)
     if name == "model" and run.ckpt_non_strict and not typed.get("anchors"):
         section = _without_stale_anchors(section, base, recompute=bool(typed.get("auto_anchors")))
     return section
@@ -366,15 +389,14 @@ def _fixed_labels(base: LabelsConfig, typed: Typed, checkpoint: Checkpoint, run:
     return base
 
 
-def show(value: Any) -> str:
-    """A value as it would be typed."""
+def show(value: Any, separator: str = ",") -> str:
+    """A value as it would be typed; separator stands between the numbers of a tuple."""
     if value is None or isinstance(value, bool):
         return {True: "on", False: "off", None: "none"}[value]
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, tuple):
-        separator = " " if value and isinstance(value[0], tuple) else ","
-        return separator.join(map(show, value))
+        return (" " if value and isinstance(value[0], tuple) else separator).join(map(show, value))
     return str(value)
 
 
@@ -403,20 +425,3 @@ def _warn_unused(typed: Typed, cfg: Config) -> None:
     for name, (needed, given) in needs.items():
         if name in typed and not given:
             log.warning("%s has no effect without %s", flag_of(name), flag_of(needed))
-
-
-def flag_tables() -> str:
-    """The flags as Markdown tables, one a section, for the README."""
-    lines: list[str] = []
-    current: type | None = None
-    for section, f in flag_fields():
-        if section is not current:
-            current = section
-            lines += ["", f"**{section.title}**", "", "| Flag | What it does | Default |", "| --- | --- | --- |"]  # type: ignore[attr-defined]
-        names = ", ".join(f"`{name}`" for name in (flag_of(f.name), *f.metadata["aliases"]))
-        hint = value_type(section, f)
-        choices = ", ".join(map(str, typing.get_args(hint))) if typing.get_origin(hint) is Literal else ""
-        text = f.metadata["help"] + (f" One of {choices}." if choices else "")
-        default = "" if f.default is None else f"`{plain_default(f)}`"
-        lines.append(f"| {names} | {text.replace('|', chr(92) + '|')} | {default} |")
-    return "\n".join(lines).strip() + "\n"

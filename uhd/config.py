@@ -71,7 +71,7 @@ def parse_size(text: str) -> Size:
     parts = text.lower().split("x")
     if len(parts) == 1:
         parts *= 2
-    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise ValueError(f"{text!r} is not a size; expected HxW in pixels, such as 64x64")
     return int(parts[0]), int(parts[1])
 
@@ -189,7 +189,8 @@ def _read_names(path: str) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--names {path}: cannot be read ({error})") from None
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise ValueError(f"--names {path}: cannot be read ({reason}); expected one name a line") from None
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise ValueError(f"--names {path}: no name in it; expected one a line")
@@ -360,8 +361,8 @@ class DataConfig:
             raise ValueError(f"--train-split {self.train_split} and --val-split {self.val_split}: together more than 1")
         if self.val_count < 0:
             raise ValueError(f"--val-count {self.val_count}: expected at least 0")
-        if self.seed < 0:
-            raise ValueError(f"--seed {self.seed}: expected at least 0")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed {self.seed}: expected at least 0 and below 2^63")
         if self.demo_data is not None and self.demo_data < 10:
             raise ValueError(f"--demo-data {self.demo_data}: expected at least 10 scenes")
         if self.num_workers is not None and self.num_workers < 0:
@@ -516,6 +517,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.log_interval < 1:
             raise ValueError(f"--log-interval {self.log_interval}: expected at least 1")
+        name = Path(self.exp_name)
+        if not name.name or name.is_absolute() or ".." in name.parts:
+            raise ValueError(f"--exp-name {self.exp_name or repr('')}: expected the name of a folder below runs/")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,19 @@ def open_run_dir(run: RunConfig, *, continues: bool) -> Path:
             folder = base.with_name(f"{base.name}-{number}")
         if folder != base:
             log.info("%s already holds a run; this one goes to %s", base, folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if run.log_dir:
+        make_folder(Path(run.log_dir), "--log-dir")
+    return make_folder(folder, "--ckpt-out" if run.ckpt_out else "--exp-name")
+
+
+def make_folder(folder: Path, flag: str) -> Path:
+    """Makes a folder where there is none; ValueError names the flag and the folder when it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{flag}: the folder {folder} cannot be made ({error.strerror})") from None
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{flag}: the folder {folder} cannot be written to")
     return folder
 
 

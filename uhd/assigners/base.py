@@ -20,7 +20,7 @@ NEAR_CELLS = 2.5
 
 @dataclass(frozen=True)
 class PriorGrid:
-    """Where the priors are: anchors [A,2] scaled and normalised (w, h) on a grid of (h, w) cells."""
+    """Where the priors are: anchors [A,2] (w, h), normalised, on a grid of (h, w) cells."""
 
     anchors: Tensor
     shape: tuple[int, int]

@@ -67,9 +67,15 @@ def load_pipeline(path: str | Path, classes: Sequence[int]) -> Pipeline:
     return Pipeline([op.bind(classes) for op in ops])
 
 
+def _locate(path: Path) -> Path:
+    """The path itself, or where a relative one that is not in the working folder lies beside the package."""
+    beside = Path(__file__).resolve().parents[2] / path
+    return beside if not path.exists() and beside.is_file() else path
+
+
 def _read(path: str | Path) -> dict[Any, Any]:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(_locate(Path(path)).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -140,5 +140,7 @@ def _report(title: str, dataset: DetectionDataset) -> None:
         _log.warning("%s: %d pictures cannot be read and are skipped:", title, len(problems.unreadable))
         for line in problems.unreadable[:10]:
             _log.warning("  %s", line)
-    for name in problems.missing_classes:
+    for name in problems.missing_classes[:10]:
         _log.warning("%s: class %s has no box", title, name)
+    if len(problems.missing_classes) > 10:
+        _log.warning("%s: %d more classes have no box", title, len(problems.missing_classes) - 10)

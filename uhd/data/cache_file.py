@@ -66,7 +66,7 @@ def read_cache(file: Path, shape: tuple[int, ...]) -> CachedSet | None:
     try:
         with open(file, "rb") as stream:
             return _parse(stream, shape)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError) as error:
         _log.warning("%s: the cache is damaged (%s) and is made again", file, error)

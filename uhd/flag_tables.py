@@ -1,0 +1,66 @@
+"""The flag tables of the README, made from the config: `uv run python -m uhd.flag_tables` writes them in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from uhd.cli import flag_fields, flag_of, plain_default, value_type
+from uhd.config import DEMO_PRESET
+
+START = "<!-- flags:start -->"
+END = "<!-- flags:end -->"
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def flag_tables() -> str:
+    """The flags as Markdown tables, one a section, and what --demo-data sets."""
+    lines: list[str] = []
+    current: type | None = None
+    for section, f in flag_fields():
+        if section is not current:
+            current = section
+            lines += ["", f"**{section.title}**", "", "| Flag | What it does | Default |", "| --- | --- | --- |"]  # type: ignore[attr-defined]
+        lines.append(_row(section, f))
+    return "\n".join(lines).strip() + "\n\n" + _demo_preset()
+
+
+def _row(section: type, f: dataclasses.Field[Any]) -> str:
+    bare = f.metadata["bare"]
+    names = ", ".join(f"`{name}`" for name in (flag_of(f.name), *f.metadata["aliases"]))
+    hint = value_type(section, f)
+    choices = ", ".join(map(str, typing.get_args(hint))) if typing.get_origin(hint) is Literal else ""
+    text = f.metadata["help"] + (f" One of {choices}." if choices else "")
+    text += "" if bare is None else f" Without {f.metadata['metavar']}: {bare}."
+    default = "" if f.default is None else f"`{plain_default(f)}`"
+    return f"| {names} | {text.replace('|', chr(92) + '|')} | {default} |"
+
+
+def _demo_preset() -> str:
+    """What --demo-data sets, as it would be typed; the folder is the program's own choice."""
+    flags = (
+        flag_of(name) if value is True else f"{flag_of(name)} {value}"
+        for name, value in DEMO_PRESET.items()
+        if name != "image_dir"
+    )
+    return f"`--demo-data` sets, where it is not typed: {', '.join(f'`{flag}`' for flag in flags)}.\n"
+
+
+def with_tables(text: str) -> str:
+    """The README's text with fresh tables between the markers; ValueError where a marker is missing."""
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise ValueError(f"the README lacks {START} or {END}; expected both, in this order")
+    return f"{before}{START}\n\n{flag_tables()}\n{END}{after}"
+
+
+def main() -> None:
+    """Brings the README up to date."""
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Settings of the process for training on a CPU. Importing this module makes them; import it before torch.
+
+Both change speed only, never a result. What they bring is measured by benchmarks/process_settings.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+SPIN_COUNT = "2000"
+"""Rounds that a thread of libgomp spins at a barrier before it sleeps; its own default is 300,000.
+
+With loader processes on the same cores a spinning thread takes the time of the thread it waits for.
+"""
+
+_M_MMAP_MAX = -4
+_M_TRIM_THRESHOLD = -1
+_M_TOP_PAD = -2
+_NEVER_TRIM = 2**31 - 1
+_TOP_PAD = 64 * 2**20
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc's malloc to keep freed memory: activations would else be mapped and zeroed anew each step."""
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM)
+        mallopt(_M_TOP_PAD, _TOP_PAD)
+
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+_keep_freed_memory()
