@@ -42,14 +42,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(argv, signals)
         return 0
     except ValueError as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
+        print(f"train.py: error: {one_line(error)}", file=sys.stderr)
         return 2
-    except (OSError, RuntimeError, FloatingPointError) as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
+    except (OSError, RuntimeError, FloatingPointError, MemoryError) as error:
+        print(f"train.py: error: {one_line(error)}", file=sys.stderr)
         return 1
     except Stopped as stop:
         print(f"train.py: stopped by {stop}", file=sys.stderr)
         return stop.exit_code
+
+
+def one_line(error: Exception) -> str:
+    """The error's message on one line, without the traceback that a loader's worker sends along."""
+    text = str(error).strip()
+    if text.startswith("Caught "):
+        text = text.splitlines()[-1]
+    return " ".join(text.split()) or type(error).__name__
 
 
 def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
@@ -58,11 +66,11 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
     cfg, checkpoint = parse_args(argv)
     device = dist.setup(cfg.run.device)
     train_set, val_set = build_data(cfg)
-    if not cfg.run.val_only:
-        cfg = resolve(cfg, train_set)
     if cfg.run.inspect:
         inspect(cfg, train_set, val_set)
         return
+    if not cfg.run.val_only:
+        cfg = resolve(cfg, train_set)
     torch.manual_seed(cfg.data.seed)
     task = build_task(cfg, build_model(cfg.model)).to(device).to(memory_format=torch.channels_last)
     describe_model(task, cfg)
@@ -76,7 +84,7 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
         validate_only(cfg, state, val_loader, signals)
         return
     train_loader = loader_of(train_set, cfg, device, shuffle=True)
-    run_dir = open_run_dir(cfg.run, continues=bool(cfg.run.resume))
+    run_dir = open_run_dir(cfg.run, continues=goes_on_in_place(cfg, checkpoint))
     train(cfg, run_dir, state, (train_loader, val_loader), signals)
 
 
@@ -90,6 +98,8 @@ def train(
     run_log = RunLog(run_dir, cfg, state.epoch)
     log.info("run folder %s, device %s", run_dir, state.device)
     validation: Validation | None = None
+    if state.epoch >= last_epoch:
+        log.info("nothing is left to do: %d of %d epochs are finished", state.epoch, last_epoch)
     signals.defer()
     try:
         if state.epoch == 0:
@@ -110,7 +120,8 @@ def train(
             run_log.epoch({"epoch": state.epoch, **stats})
             if is_best and validation:
                 write_reports(run_dir, validation, dataset_of(val_loader), cfg, run_log.history)
-            if cfg.optim.patience and state.epoch - state.best.epoch >= cfg.optim.patience:
+            # Only a validation can say that nothing got better.
+            if is_due and validation and 0 < cfg.optim.patience <= state.epoch - state.best.epoch:
                 log.info("no better mAP for %d epochs: stopping (--patience)", cfg.optim.patience)
                 break
             signals.check()
@@ -119,6 +130,13 @@ def train(
         summarise(run_dir, state, validation)
     finally:
         run_log.close()
+
+
+def goes_on_in_place(cfg: Config, checkpoint: Checkpoint | None) -> bool:
+    """Whether the run writes on in the folder of the checkpoint that it resumes from."""
+    if not cfg.run.resume or checkpoint is None:
+        return False
+    return checkpoint.path.resolve().parent == Path(cfg.run.run_dir).resolve()
 
 
 def summarise(run_dir: Path, state: TrainState, validation: Validation | None) -> None:

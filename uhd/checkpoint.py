@@ -122,21 +122,17 @@ def save_checkpoint(
     }
     tag = state.eval_model.tag
     path = run_dir / f"last_{tag}_{state.epoch:04d}_map_{state.last_map:.5f}.pt"
-    # A resumed epoch can end with another mAP; its older file would otherwise stay beside the new one.
-    for stale in run_dir.glob(f"last_{tag}_{state.epoch:04d}_map_*.pt"):
-        if stale != path:
-            stale.unlink()
-    temporary = path.with_suffix(TEMPORARY)
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _link(path, run_dir / "last.pt")
+    _write(content, path)
+    # last.pt moves after best.pt: a run that is killed in between does this epoch, and its best, again.
     if is_best:
         best = run_dir / path.name.replace("last_", "best_", 1)
         _duplicate(path, best)
         _link(best, run_dir / "best.pt")
+    _link(path, run_dir / "last.pt")
+    # A resumed epoch can end with another mAP; its older file would otherwise stay beside the new one.
+    for stale in run_dir.glob(f"last_{tag}_{state.epoch:04d}_map_*.pt"):
+        if stale != path:
+            stale.unlink()
     _sync_folder(run_dir)
     _prune(run_dir)
     return path
@@ -157,6 +153,19 @@ def versions() -> dict[str, str]:
         "torchvision": str(torchvision.__version__),
         "numpy": np.__version__,
     }
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    """A file that appears under its name when it is on the disk; what a failure leaves half-written goes."""
+    temporary = path.with_suffix(TEMPORARY)
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _duplicate(source: Path, target: Path) -> None:
@@ -192,12 +201,15 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _prune(run_dir: Path) -> None:
-    """Keeps the newest `last` files and the best `best` files."""
-    for path in _numbered(run_dir, "last")[:-KEEP]:
-        path.unlink(missing_ok=True)
+    """Keeps the newest `last` files, the best `best` files and what the plain links name.
+
+    A run that goes on from far back writes epochs below those of the files that are there.
+    """
     ranked = sorted(_numbered(run_dir, "best"), key=lambda path: (float(path.stem.rpartition("_")[2]), path.name))
-    for path in ranked[:-KEEP]:
-        path.unlink(missing_ok=True)
+    linked = {(run_dir / link).resolve() for link in ("last.pt", "best.pt")}
+    for path in (*_numbered(run_dir, "last")[:-KEEP], *ranked[:-KEEP]):
+        if path.resolve() not in linked:
+            path.unlink(missing_ok=True)
 
 
 def _numbered(run_dir: Path, prefix: str) -> list[Path]:

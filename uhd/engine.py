@@ -41,18 +41,21 @@ class TermMeans:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.pictures = 0
+        self.weight: Tensor | float = 0.0
 
-    def add(self, terms: Terms, pictures: int) -> None:
-        """Takes a batch's terms; they may lie on a device and are not waited for."""
-        self.pictures += pictures
+    def add(self, terms: Terms, pictures: int, finite: Tensor | None = None) -> None:
+        """Takes a batch's terms, which may lie on a device and are not waited for; a step not `finite` is left out."""
+        weight = pictures if finite is None else finite.double() * pictures
+        self.weight = self.weight + weight
         for name, value in (("loss", sum_terms(terms)), *terms.items()):
-            value = value.detach().double() * pictures
+            value = value.detach().double()
+            value = value * pictures if finite is None else torch.where(finite, value, 0.0) * pictures
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def read(self) -> dict[str, float]:
-        """The means so far, `loss` first."""
-        return {name: float(value) / max(1, self.pictures) for name, value in self.sums.items()}
+        """The means so far, `loss` first; 0 before the first finite step."""
+        weight = max(float(self.weight), 1.0)
+        return {name: float(value) / weight for name, value in self.sums.items()}
 
 
 def sum_terms(terms: Terms) -> Tensor:
@@ -71,24 +74,27 @@ class FiniteGuard:
     def __init__(self, state: TrainState) -> None:
         self.state = state
         zero = torch.zeros((), device=state.device)
-        self.streak, self.longest, self.total = zero, zero, zero
+        self.longest, self.total = zero, zero
         self.seen = 0
-        self.terms: Terms = {}
+        self.unchecked: list[Terms] = []
         self.buffers = state.snapshot_buffers()
 
     def see(self, terms: Terms, finite: Tensor) -> None:
         """Notes one step."""
-        self.streak = torch.where(finite, 0.0, self.streak + 1)
-        self.longest = torch.maximum(self.longest, self.streak)
+        streak = torch.where(finite, 0.0, self.state.bad_streak + 1)
+        self.state.bad_streak = streak
+        self.longest = torch.maximum(self.longest, streak)
         self.total = self.total + ~finite
-        self.terms = terms
+        self.unchecked.append({name: value.detach() for name, value in terms.items()})
 
     def check(self) -> None:
         """Repairs the batch-norm statistics after a bad step; FloatingPointError after too many in a row."""
         total = int(self.total)
         if float(self.longest) > MAX_BAD_STEPS:
-            shown = ", ".join(f"{name} {float(value):.4g}" for name, value in self.terms.items())
+            bad = [terms for terms in self.unchecked if not sum_terms(terms).isfinite()][-1]
+            shown = ", ".join(f"{name} {float(value):.4g}" for name, value in bad.items())
             raise FloatingPointError(f"the loss was not finite for more than {MAX_BAD_STEPS} steps in a row ({shown})")
+        self.unchecked.clear()
         if total > self.seen:
             self.seen = total
             self.state.restore_buffers(self.buffers)
@@ -104,7 +110,7 @@ def train_one_epoch(
     cfg, device = state.cfg, state.device
     means, guard = TermMeans(), FiniteGuard(state)
     loader.set_epoch(state.epoch)
-    steps, lr, start = len(loader), 0.0, time.perf_counter()
+    steps, pictures, lr, start = len(loader), 0, 0.0, time.perf_counter()
     amp_type = torch.float16 if device.type == "cuda" else torch.bfloat16
     bar = tqdm(loader, desc=progress.title, total=steps, leave=False, dynamic_ncols=True, disable=None)
     for step, (images, targets) in enumerate(bar):
@@ -119,7 +125,8 @@ def train_one_epoch(
         state.scaler.scale(loss * torch.where(finite, 1.0, torch.nan)).backward()  # type: ignore[no-untyped-call]
         state.step()
         guard.see(terms, finite)
-        means.add({name: torch.where(finite, value.detach(), 0.0) for name, value in terms.items()}, len(images))
+        means.add(terms, len(images), finite)
+        pictures += len(images)
         if step % min(progress.interval, MAX_BAD_STEPS) == 0 or step + 1 == steps:
             guard.check()
         if step % progress.interval == 0:
@@ -127,7 +134,7 @@ def train_one_epoch(
     state.epoch += 1
     seconds = time.perf_counter() - start
     stats: dict[str, float | None] = {f"train/{name}": value for name, value in means.read().items()}
-    stats |= {"lr": lr, "seconds": seconds, "images_per_second": means.pictures / seconds}
+    stats |= {"lr": lr, "seconds": seconds, "images_per_second": pictures / seconds}
     if skipped := guard.seen:
         stats["train/skipped_steps"] = skipped
     return stats

@@ -67,12 +67,14 @@ class TrainState:
         # Float16 needs the scaled loss. In float32 the scaler only checks the gradients on the device and
         # skips a step that is not finite, without the host waiting for the answer.
         half = cfg.use_amp and device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(
-            device.type, init_scale=2.0**16 if half else 1.0, growth_interval=2000 if half else 2**31 - 1
-        )
+        # There the scale stays 1: halved at each skipped step, it would reach 0 and make the weights nan.
+        self.fixed_scale = None if half else 1.0
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=self.fixed_scale or 2.0**16)
         self.epoch = 0
         self.best = Best()
         self.last_map = 0.0
+        # How many of the newest steps, in a row and over the epochs, had a loss that is not finite.
+        self.bad_streak = torch.zeros((), device=device)
 
     @property
     def eval_model(self) -> Detector:
@@ -102,7 +104,7 @@ class TrainState:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.task.parameters(), self.cfg.grad_clip_norm, foreach=True)
         self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.scaler.update(self.fixed_scale)
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.update()

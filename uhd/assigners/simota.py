@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
 
 from uhd.assigners.base import NEAR_CELLS, Predictions, PriorGrid, Truths, centres_inside, centres_near, settle
 from uhd.boxes import box_iou
 from uhd.types import Assignment, Targets
 
 IOU_WEIGHT = 3.0
+MIN_LOG = -100.0
+"""Logarithm of a score of 0 (or 1, for the absent)."""
 OUTSIDE_COST = 1e5
 """Added where a prior is not both inside the truth and near its centre."""
 
@@ -43,7 +44,8 @@ class SimOTAAssigner:
     @staticmethod
     def _class_cost(scores: torch.Tensor, truths: Truths) -> torch.Tensor:
         """Summed BCE of each prior's scores against each truth's one-hot class, [G,N]."""
-        absent = F.binary_cross_entropy(scores, torch.zeros_like(scores), reduction="none")
-        present = F.binary_cross_entropy(scores, torch.ones_like(scores), reduction="none")
+        # Written out: torch's function raises on scores of nan, whose step is to be skipped.
+        absent = -torch.log1p(-scores).clamp(min=MIN_LOG)
+        present = -torch.log(scores).clamp(min=MIN_LOG)
         swap = (present - absent).transpose(1, 2)[truths.image, truths.labels]
         return absent.sum(dim=-1)[truths.image] + swap

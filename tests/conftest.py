@@ -1,0 +1,123 @@
+"""What several test files share: small data sets in files, one trained run, and runs of the program inside the test."""
+
+import logging
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import train
+from uhd.data.labels import parse_labels
+
+ROOT = Path(train.__file__).parent
+
+PERSON = "0 0.5 0.5 0.4 0.8\n"
+PERSON_AND_CHAIR = "0 0.3 0.5 0.3 0.6\n1 0.75 0.75 0.4 0.4\n"
+LABELS: tuple[str | None, ...] = (
+    PERSON,
+    PERSON_AND_CHAIR,
+    "0 0.7 0.4 0.2 0.6\n0 0.25 0.5 0.4 0.5\n",
+    "",
+    PERSON,
+    None,
+) * 2
+"""Twelve label files: one or two boxes, class 1 in two of them, empty ones and missing ones."""
+
+SMALL_RUN = (
+    *("--img-size", "32x32", "--cnn-width", "4", "--batch-size", "4", "--epochs", "1"),
+    *("--num-workers", "0", "--device", "cpu", "--cache", "ram", "--no-aug"),
+)
+"""Flags of a run of about a second."""
+
+
+def write_yolo_folder(
+    folder: Path, labels: Sequence[str | None] = LABELS, size: tuple[int, int] = (40, 48), suffix: str = ".png"
+) -> Path:
+    """Pictures 000.png, 001.png, ... of (height, width) with these label texts beside them (None: no file).
+
+    Each picture is dark noise with a bright rectangle where its label has a box, so that a net can learn it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, text in enumerate(labels):
+        image = np.random.default_rng(i).integers(0, 80, (*size, 3), dtype=np.uint8)
+        for _, cx, cy, w, h in parse_labels((text or "").encode()).rows:
+            left, top, right, bottom = (
+                (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2) * np.tile(size[::-1], 2)
+            ).round()
+            image[max(0, int(top)) : max(0, int(bottom)), max(0, int(left)) : max(0, int(right))] = 230
+        assert cv2.imwrite(str(folder / f"{i:03}{suffix}"), image)
+        if text is not None:
+            (folder / f"{i:03}.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def yolo_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a small data set: `yolo_folder(labels, size, suffix, name="data")`; see `write_yolo_folder`."""
+
+    def make(*args: object, name: str = "data", **kwargs: object) -> Path:
+        return write_yolo_folder(tmp_path / name, *args, **kwargs)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _restored_process() -> Iterator[None]:
+    """Puts back what a run of the program changes for the whole process: its log and the signal handlers."""
+    log = logging.getLogger("uhd")
+    before = log.handlers, log.level, log.propagate
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    log.handlers, log.propagate = before[0], before[2]
+    log.setLevel(before[1])
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the program left: exit code and the lines of both streams."""
+
+    code: int
+    out: list[str]
+    err: list[str]
+
+    @property
+    def warnings(self) -> list[str]:
+        """The lines of stderr that warn."""
+        return [line for line in self.err if line.startswith("warning: ")]
+
+    @property
+    def errors(self) -> list[str]:
+        """All other lines of stderr."""
+        return [line for line in self.err if not line.startswith("warning: ")]
+
+
+@pytest.fixture
+def run_train(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """Runs train.py in this process with the flags given, working directory tmp_path."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags: object) -> Outcome:
+        capsys.readouterr()
+        code = train.main([str(flag) for flag in flags])
+        streams = capsys.readouterr()
+        return Outcome(code, streams.out.splitlines(), streams.err.splitlines())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished one-epoch run (SMALL_RUN) on `trained.parent / "data"`; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = write_yolo_folder(folder / "data")
+    run_dir = folder / "run"
+    assert train.main([*SMALL_RUN, "--image-dir", str(data), "--ckpt-out", str(run_dir), "--num-anchors", "2"]) == 0
+    return run_dir

@@ -1,0 +1,140 @@
+"""Small data sets, flags and settings shared by the tests of training as a whole."""
+
+import json
+import os
+
+import cv2
+import numpy as np
+import torch
+
+from uhd.config import (
+    AssignConfig,
+    Config,
+    DataConfig,
+    InputConfig,
+    LabelsConfig,
+    LossConfig,
+    OptimConfig,
+    UltraTinyODConfig,
+)
+from uhd.data import build_datasets, build_loader
+from uhd.engine import Progress
+from uhd.models import build_model
+from uhd.optim import TrainState
+from uhd.task import build_task
+from uhd.types import PADDING, Targets
+
+CPU = torch.device("cpu")
+ANCHORS = ((0.15, 0.3), (0.25, 0.45), (0.4, 0.7))
+QUIET = Progress("test", 10, lambda: None)
+
+
+def draw_people(folder, count, side=64, seed=0, names="{:03}"):
+    """Pictures of one or two bright upright rectangles on dark noise, with their YOLO labels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        image = rng.integers(0, 60, (side, side, 3), dtype=np.uint8)
+        lines = []
+        for half in range(1 + i % 2):
+            # One in each half, so that no two touch; at least an eighth of the picture wide.
+            w, h = (rng.uniform((0.13, 0.3), (0.35, 0.7)) * side).astype(int)
+            x = rng.integers(0, side // 2 - w) + half * side // 2
+            y = rng.integers(0, side - h)
+            image[y : y + h, x : x + w] = rng.integers(150, 256, 3)
+            lines.append(f"0 {(x + w / 2) / side} {(y + h / 2) / side} {w / side} {h / side}\n")
+        assert cv2.imwrite(str(folder / f"{names.format(i)}.png"), image)
+        (folder / f"{names.format(i)}.txt").write_text("".join(lines))
+    return folder
+
+
+def train_args(data, run_dir, **flags):
+    """The command line of a tiny training run; a value of True or False is a switch."""
+    chosen = {
+        "image_dir": data,
+        "ckpt_out": run_dir,
+        "img_size": "32x32",
+        "cnn_width": 4,
+        "batch_size": 4,
+        "epochs": 2,
+        "num_workers": 0,
+        "cache": "ram",
+        "device": "cpu",
+        **flags,
+    }
+    return to_args(chosen)
+
+
+def to_args(flags):
+    """Flags by field name to a command line; None leaves one out."""
+    args = []
+    for name, value in flags.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            args.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            args += [f"--{flag}", str(value)]
+    return args
+
+
+def metric_rows(run_dir):
+    """The rows of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def targets_of(*pictures):
+    """Targets from one list of (label, x1, y1, x2, y2) a picture."""
+    most = max(1, *(len(rows) for rows in pictures))
+    boxes = torch.zeros(len(pictures), most, 4)
+    labels = torch.full((len(pictures), most), PADDING)
+    for i, rows in enumerate(pictures):
+        for j, (label, *box) in enumerate(rows):
+            labels[i, j] = label
+            boxes[i, j] = torch.tensor(box)
+    sizes = torch.full((len(pictures), 2), 64)
+    return Targets(boxes, labels, torch.arange(len(pictures)), sizes)
+
+
+def make_config(*, img_size=(32, 32), model=None, loss=None, assign=None, optim=None, data=None):
+    """A resolved Config of a tiny network; each argument holds a section's values."""
+    section = {"cnn_width": 4, "anchors": ANCHORS, "num_anchors": 3, "output_stride": 8, **(model or {})}
+    classes = section.get("num_classes", 1)
+    return Config(
+        input=InputConfig(img_size=img_size),
+        labels=LabelsConfig(num_classes=classes).resolved(),
+        model=UltraTinyODConfig(**section),
+        data=DataConfig(cache="ram", num_workers=0, **(data or {})),
+        loss=LossConfig(**(loss or {})),
+        assign=AssignConfig(**(assign or {})),
+        optim=OptimConfig(**{"warmup_epochs": 0, "lr_schedule": "constant", **(optim or {})}),
+    )
+
+
+def start(cfg, seed=0):
+    """The task of a config and its fresh training state, on the CPU."""
+    torch.manual_seed(seed)
+    task = build_task(cfg, build_model(cfg.model))
+    return task, TrainState(cfg.optim, task, CPU)
+
+
+def loader_of(folder, cfg, *, shuffle=True):
+    """All pictures of a folder, without augmentation."""
+    data = DataConfig(image_dir=str(folder), train_split=1, val_split=0, cache="ram")
+    dataset = build_datasets(cfg.input, cfg.labels, data)[0]
+    return build_loader(dataset, cfg.optim.batch_size, 0, shuffle=shuffle, device_is_cuda=False)
+
+
+def same(a, b):
+    """Whether two nests of dicts, lists, tensors and plain values are equal to the bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and (a == b or (a != a and b != b))  # nan is equal to nan here
+
+
+def visible_checkpoints(run_dir):
+    """Names of everything in a run folder that looks like a checkpoint, dangling links included."""
+    return sorted(name for name in os.listdir(run_dir) if name.endswith(".pt"))
