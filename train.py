@@ -44,12 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"train.py: error: {one_line(error)}", file=sys.stderr)
         return 2
-    except (OSError, RuntimeError, FloatingPointError, MemoryError) as error:
+    except (Stopped, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
+        # A signal to the whole process group ends the loader's workers too, which may be noticed before the signal.
+        if signals.received:
+            print(f"train.py: stopped by {signals.received}", file=sys.stderr)
+            return signals.received.exit_code
         print(f"train.py: error: {one_line(error)}", file=sys.stderr)
         return 1
-    except Stopped as stop:
-        print(f"train.py: stopped by {stop}", file=sys.stderr)
-        return stop.exit_code
 
 
 def one_line(error: Exception) -> str:

@@ -345,6 +345,19 @@ def test_each_term_alone_is_attached(term, images):
     assert raw.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("term", ["obj", "cls", "quality"])
+@pytest.mark.parametrize("assigner", ASSIGNERS)
+def test_the_iou_is_a_target_and_no_way_to_move_boxes(term, assigner):
+    raw, images = random_batch(WIDE)
+    raw.requires_grad_()
+
+    terms_of(raw, targets_of(images), WIDE, LossConfig(anchor_cls_loss="vfl"), assigner)[term].backward()
+
+    grad = raw.grad.unflatten(1, (2, 8))
+    assert not grad[:, :, :4].any()
+    assert grad[:, :, 4:].any()
+
+
 @pytest.mark.parametrize("assigner", ASSIGNERS)
 @pytest.mark.parametrize("value", [-60.0, 60.0])
 def test_saturated_logits_keep_terms_and_gradients_finite(assigner, value):

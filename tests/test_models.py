@@ -268,6 +268,23 @@ def test_a_context_block_is_added_to_its_input(option):
     assert torch.allclose(raw_map(plain, images), raw_map(extended, images), atol=1e-6)
 
 
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_the_context_dilation_is_the_reach_of_the_small_kernel(dilation):
+    model = seeded(utod_context_rfb=True, utod_context_dilation=dilation, use_batchnorm=False)
+    small, wide, fuse = [m for m in model.head.context[1].modules() if isinstance(m, nn.Conv2d)]
+    point = torch.zeros(1, 16, 9, 9)
+    point[..., 4, 4] = 1
+
+    def reach(conv):
+        nn.init.ones_(conv.weight)
+        rows, columns = torch.nonzero(conv(point)[0, 0], as_tuple=True)
+        return set(zip((rows - 4).tolist(), (columns - 4).tolist(), strict=True))
+
+    assert reach(small) == {(y * dilation, x * dilation) for y in (-1, 0, 1) for x in (-1, 0, 1)}
+    assert reach(wide) == {(y, x) for y in range(-2, 3) for x in range(-2, 3)}
+    assert (fuse.in_channels, fuse.out_channels, fuse.kernel_size) == (32, 16, (1, 1))
+
+
 def test_ese_halves_all_channels_where_its_weights_are_zero():
     attention = seeded(utod_head_ese=True).head.context[-1]
     for parameter in attention.parameters():

@@ -258,7 +258,7 @@ def wait_for(reached, process, seconds=90):
     ("number", "code", "epochs", "whole_group"),
     [
         (signal.SIGINT, 130, 1, True),  # Ctrl-C reaches the workers too
-        (signal.SIGTERM, 143, 1, False),
+        (signal.SIGTERM, 143, 1, True),  # as job schedulers send it: the workers die of it at the same moment
         (signal.SIGINT, 130, 0, False),
     ],
     ids=["SIGINT in epoch 2", "SIGTERM in epoch 2", "SIGINT in epoch 1"],

@@ -25,21 +25,24 @@ def _leave_to_parent() -> None:
 
 
 class StopSignals:
-    """Turns SIGINT and SIGTERM into `Stopped`: at once, or inside `deferred` at the next `check`."""
+    """Turns SIGINT and SIGTERM into `Stopped`: at once, or, after `defer`, at the next `check`.
+
+    received is the signal that has come, if any.
+    """
 
     def __init__(self) -> None:
-        self._received: int | None = None
+        self.received: Stopped | None = None
         self._deferred = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
         os.register_at_fork(after_in_child=_leave_to_parent)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None or not self._deferred:
-            # Not in the middle of anything that must end, or asked twice.
-            self._received = number
-            raise Stopped(number)
-        self._received = number
+        # At once where nothing is in the middle that must end, or where the user asks twice.
+        at_once = self.received is not None or not self._deferred
+        self.received = Stopped(number)
+        if at_once:
+            raise self.received
 
     def defer(self) -> None:
         """From here on a first signal waits for `check`."""
@@ -47,5 +50,5 @@ class StopSignals:
 
     def check(self) -> None:
         """Raises Stopped when a signal has come."""
-        if self._received is not None:
-            raise Stopped(self._received)
+        if self.received is not None:
+            raise self.received

@@ -68,7 +68,7 @@ class AnchorCriterion(nn.Module):
 
         has_quality = priors.quality is not None
         sums = {
-            "box": ((1 - similarity) * weight).sum() + 0 * priors.box.sum(),
+            "box": ((1 - similarity) * weight).sum(),
             "obj": _masked_bce(priors.obj, quality_map if has_quality else positive_map, taught),
             "cls": self._class_sum(priors.cls, targets.labels[image, row], image, prior, quality, taught),
         }
@@ -92,8 +92,7 @@ class AnchorCriterion(nn.Module):
             target = torch.zeros_like(logits).index_put((image, prior, labels), quality)
             return (varifocal_loss(logits, target) * taught.unsqueeze(-1)).sum()
         one_hot = F.one_hot(labels, logits.shape[-1]).float()
-        chosen = F.binary_cross_entropy_with_logits(logits[image, prior], one_hot, reduction="sum")
-        return chosen + 0 * logits.sum()
+        return F.binary_cross_entropy_with_logits(logits[image, prior], one_hot, reduction="sum")
 
 
 def ignored_priors(targets: Targets, grid: PriorGrid) -> Tensor:
