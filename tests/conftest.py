@@ -1,5 +1,7 @@
 """What several test files share: small data sets in files, one trained run, and runs of the program inside the test."""
 
+import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
+
 import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence

@@ -536,11 +536,11 @@ def test_stop_signal_leaves_the_last_checkpoint(number, code, run_train, run_of_
         signal.raise_signal(number)
         return train_one_epoch(*args)
 
-    monkeypatch.setattr(train, "train_one_epoch", with_signal)
-    outcome = one_more_epoch(run_train, run_of_one_epoch)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_one_epoch", with_signal)
+        outcome = one_more_epoch(run_train, run_of_one_epoch)
     assert outcome.code == code
     assert outcome.errors == [f"train.py: stopped by {signal.Signals(number).name}"]
     assert saved_epoch(run_of_one_epoch) == 1
-    monkeypatch.undo()
     assert one_more_epoch(run_train, run_of_one_epoch).code == 0
     assert saved_epoch(run_of_one_epoch) == 2
