@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Stopped, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
         # A signal to the whole process group ends the loader's workers too, which may be noticed before the signal.
         if signals.received:
+            # Nor is the loader's complaint about them, when Python takes it down, of use to anyone.
+            sys.unraisablehook = lambda _: None
             print(f"train.py: stopped by {signals.received}", file=sys.stderr)
             return signals.received.exit_code
         print(f"train.py: error: {one_line(error)}", file=sys.stderr)

@@ -40,7 +40,7 @@ def test_one_batch_is_overfitted(tmp_path, assigner):
         img_size=(64, 64),
         model={"cnn_width": 8, "use_batchnorm": True},
         assign={"anchor_assigner": assigner},
-        optim={"batch_size": 8, "lr": 0.02, "epochs": 180, "lr_schedule": "cosine"},
+        optim={"batch_size": 8, "lr": 0.02, "weight_decay": 0.0, "epochs": 180, "lr_schedule": "cosine"},
     )
     task, state = start(cfg)
     loader = loader_of(folder, cfg)

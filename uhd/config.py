@@ -333,7 +333,7 @@ class DataConfig:
         None,
         "Draw a data set of N small scenes with people-like figures under data/demo/ and train on it; sets "
         "every flag that is not typed to values that suit it.",
-        bare=1200,
+        bare=3000,
         metavar="N",
     )
     aug_config: str = option("uhd/aug.yaml", "YAML file of augmentations, applied in file order.", metavar="FILE")
@@ -426,10 +426,10 @@ class OptimConfig:
     patience: int = option(0, "Stop after this many epochs without a better mAP; 0 is off.")
     batch_size: int = option(64, "Pictures a step.")
     optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW, or SGD with Nesterov momentum 0.9.")
-    lr: float = option(0.001, "Highest learning rate.")
+    lr: float = option(0.008, "Highest learning rate.")
     lr_schedule: Literal["cosine", "constant"] = option("cosine", "After the warm-up: cosine to 1 %, or constant.")
     warmup_epochs: float = option(1.0, "Epochs of linear warm-up.")
-    weight_decay: float = option(0.0001, "Weight decay; not on norms, biases and wh_scale.")
+    weight_decay: float = option(0.5, "Weight decay; not on norms, biases and wh_scale.")
     grad_clip_norm: float = option(5.0, "Largest norm of the whole gradient; 0 is off.")
     use_amp: bool = option(False, "Mixed precision: float16 with a scaled loss on CUDA, bfloat16 on the CPU.")
     use_ema: bool = option(
@@ -576,6 +576,7 @@ DEMO_PRESET: dict[str, Any] = {
     "num_anchors": 8,
     "iou_loss": "ciou",
     "epochs": 10,
+    "batch_size": 32,
     "exp_name": "demo",
     "image_dir": "data/demo",
 }
