@@ -4,6 +4,7 @@ import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when
 
 import logging
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,11 +70,13 @@ def yolo_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(autouse=True)
 def _restored_process() -> Iterator[None]:
-    """Puts back what a run of the program changes for the whole process: its log and the signal handlers."""
+    """Puts back what a run of the program changes for the whole process: its log, hooks and signal handlers."""
     log = logging.getLogger("uhd")
     before = log.handlers, log.level, log.propagate
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    unraisable = sys.unraisablehook
     yield
+    sys.unraisablehook = unraisable
     log.handlers, log.propagate = before[0], before[2]
     log.setLevel(before[1])
     for number, handler in handlers.items():
@@ -113,6 +116,45 @@ def run_train(
         return Outcome(code, streams.out.splitlines(), streams.err.splitlines())
 
     return run
+
+
+def files_below(folder: Path) -> dict[Path, int]:
+    """Modification time of each file below a folder; 0 for the folders."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} | {
+        path: 0 for path in folder.rglob("*") if path.is_dir()
+    }
+
+
+@pytest.fixture
+def refused(run_train, tmp_path):
+    """Runs the program; it must refuse with one line that holds all fragments, and change no file. Gives the line."""
+
+    def check(*flags, mentions=()):
+        before = files_below(tmp_path)
+        outcome = run_train(*SMALL_RUN, *flags)
+        assert outcome.code == 2
+        assert len(outcome.errors) == 1, outcome.errors
+        line = outcome.errors[0]
+        assert line.startswith("train.py: error: ")
+        for fragment in mentions:
+            assert fragment in line
+        assert files_below(tmp_path) == before
+        return line
+
+    return check
+
+
+@pytest.fixture
+def accepted(run_train):
+    """Reads the data on flags that the program must accept; gives the outcome."""
+
+    def check(*flags):
+        outcome = run_train(*SMALL_RUN, "--inspect", *flags)
+        assert outcome.code == 0, outcome.err
+        assert outcome.errors == []
+        return outcome
+
+    return check
 
 
 @pytest.fixture(scope="session")

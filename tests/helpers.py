@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -138,3 +139,10 @@ def same(a, b):
 def visible_checkpoints(run_dir):
     """Names of everything in a run folder that looks like a checkpoint, dangling links included."""
     return sorted(name for name in os.listdir(run_dir) if name.endswith(".pt"))
+
+
+def write_yaml(folder: Path, text: str) -> Path:
+    """An augmentation file of this text."""
+    path = folder / "aug.yaml"
+    path.write_text(text)
+    return path

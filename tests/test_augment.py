@@ -1,12 +1,10 @@
-"""Augmentation: what each op does to pictures and truths, and what the YAML file may say."""
+"""Augmentation: what holds for every op, and what the geometric ones do to truths."""
 
 from __future__ import annotations
 
 import colorsys
 import logging
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +12,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import functional as tv
+from helpers import write_yaml
 
 from uhd.augment import Pipeline, RemoveOutliers, Sample, load_pipeline
 from uhd.augment.geometric import HorizontalFlip
-from uhd.augment.photometric import CLAHE, Distortion, RandomHSV, RandomPhotometricDistort, distort, scale_hsv
+from uhd.augment.photometric import CLAHE, RandomHSV, RandomPhotometricDistort
 from uhd.augment.pipeline import Op
 from uhd.types import IGNORED
 
@@ -71,12 +69,6 @@ def assert_same(a: Sample, b: Sample) -> None:
     np.testing.assert_array_equal(a.image, b.image)
     np.testing.assert_array_equal(a.boxes, b.boxes)
     np.testing.assert_array_equal(a.labels, b.labels)
-
-
-def write_yaml(folder: Path, text: str) -> Path:
-    path = folder / "aug.yaml"
-    path.write_text(text)
-    return path
 
 
 # What holds for every op
@@ -291,263 +283,3 @@ def test_small_truths_become_ignored_in_place(box: tuple[float, ...], label: int
     assert out.labels.tolist() == [expected]
     np.testing.assert_array_equal(out.boxes, sample.boxes)
     np.testing.assert_array_equal(out.image, sample.image)
-
-
-# Colours
-
-
-def photograph() -> np.ndarray:
-    rng = np.random.default_rng(3)
-    return cv2.resize(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8), (64, 64), interpolation=cv2.INTER_CUBIC)
-
-
-@pytest.mark.parametrize(
-    ("distortion", "reference", "tolerance"),
-    [
-        pytest.param(Distortion(), lambda x: x, 0, id="nothing"),
-        *(
-            pytest.param(Distortion(brightness=f), lambda x, f=f: tv.adjust_brightness(x, f), 1, id=f"brightness {f}")
-            for f in (0.875, 1.125)
-        ),
-        *(
-            pytest.param(Distortion(contrast=f), lambda x, f=f: tv.adjust_contrast(x, f), 1, id=f"contrast {f}")
-            for f in (0.5, 1.5)
-        ),
-        *(
-            pytest.param(Distortion(saturation=f), lambda x, f=f: tv.adjust_saturation(x, f), 1, id=f"saturation {f}")
-            for f in (0.5, 1.5)
-        ),
-        *(  # OpenCV's 8-bit hue has steps of 2 degrees, one worth up to 255 / 30 levels.
-            pytest.param(Distortion(hue=f), lambda x, f=f: tv.adjust_hue(x, f), 9, id=f"hue {f}") for f in (-0.05, 0.05)
-        ),
-        pytest.param(Distortion(channels=[2, 0, 1]), lambda x: x[[2, 0, 1]], 0, id="channels"),
-        pytest.param(
-            Distortion(contrast=1.5, saturation=0.5),
-            lambda x: tv.adjust_saturation(tv.adjust_contrast(x, 1.5), 0.5),
-            2,
-            id="contrast first",
-        ),
-        pytest.param(
-            Distortion(contrast=1.5, saturation=0.5, contrast_first=False),
-            lambda x: tv.adjust_contrast(tv.adjust_saturation(x, 0.5), 1.5),
-            3,
-            id="contrast last",
-        ),
-    ],
-)
-def test_distortion_equals_torchvision(
-    distortion: Distortion, reference: Callable[[torch.Tensor], torch.Tensor], tolerance: int
-) -> None:
-    image = photograph()
-    expected = reference(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy()
-    difference = np.abs(distort(image, distortion).astype(int) - expected)
-    assert difference.max() <= tolerance
-    assert difference.mean() <= max(tolerance / 4, 0.6 * (tolerance > 0))
-
-
-def test_random_distortion_does_each_part_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Distortion] = []
-
-    def record(image: np.ndarray, distortion: Distortion) -> np.ndarray:
-        drawn.append(distortion)
-        return image
-
-    monkeypatch.setattr("uhd.augment.photometric.distort", record)
-    op, rng = RandomPhotometricDistort(prob=1.0), np.random.default_rng(0)
-    for _ in range(2000):
-        op.apply(one_box((0, 0, 1, 1)), rng)
-    ranges = {"brightness": (0.875, 1.125, 1), "contrast": (0.5, 1.5, 1), "saturation": (0.5, 1.5, 1)}
-    ranges["hue"] = (-0.05, 0.05, 0)
-    for name, (low, high, off) in ranges.items():
-        values = np.array([getattr(d, name) for d in drawn])
-        on = values[values != off]
-        assert 0.46 < on.size / 2000 < 0.54
-        assert low <= on.min() < low + 0.02 * (high - low)
-        assert high - 0.02 * (high - low) < on.max() <= high
-    assert 0.46 < np.mean([d.contrast_first for d in drawn]) < 0.54
-    assert 0.46 < np.mean([d.channels is not None for d in drawn]) < 0.54
-    assert len({tuple(d.channels) for d in drawn if d.channels}) == 6
-
-
-@pytest.mark.parametrize(
-    ("rgb", "factors", "expected"),
-    [
-        pytest.param((200, 40, 120), (1, 1, 1), (200, 40, 120), id="nothing"),
-        pytest.param((200, 40, 120), (1, 0, 1), (200, 200, 200), id="no saturation leaves the value"),
-        pytest.param((200, 40, 120), (1, 1, 0.5), (100, 20, 60), id="half the value"),
-        pytest.param((200, 40, 120), (1, 1, 0), (0, 0, 0), id="no value"),
-        pytest.param((200, 0, 0), (1, 1, 2), (255, 0, 0), id="value stops at 255"),
-        pytest.param((200, 20, 20), (1, 2, 1), (200, 0, 0), id="saturation stops at 255"),
-        pytest.param((200, 100, 100), (1, 0.5, 1), (200, 150, 150), id="half the saturation"),
-        pytest.param((255, 0, 0), (1.5, 1, 1), (255, 0, 0), id="hue 0 stays"),
-        pytest.param((0, 255, 0), (1.5, 1, 1), (0, 255, 255), id="green 120 to cyan 180 degrees"),
-        pytest.param((0, 0, 255), (1.5, 1, 1), (255, 0, 0), id="blue 240 to red 360 degrees"),
-        pytest.param((0, 0, 255), (2, 1, 1), (0, 255, 0), id="blue 240 to green 480 degrees"),
-        pytest.param((90, 90, 90), (1.9, 1.9, 1), (90, 90, 90), id="grey has no hue"),
-    ],
-)
-def test_hsv_scaling_by_hand(rgb: tuple[int, ...], factors: tuple[float, ...], expected: tuple[int, ...]) -> None:
-    out = scale_hsv(np.full((3, 5, 3), rgb, np.uint8), np.array(factors, float))
-    np.testing.assert_allclose(out.astype(int), np.broadcast_to(expected, (3, 5, 3)), atol=2)
-
-
-@pytest.mark.parametrize("gains", [(0.0, 0.0, 0.0), (0.015, 0.7, 0.4), (1.0, 1.0, 1.0)])
-def test_random_hsv_factors_span_the_gains(gains: tuple[float, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[np.ndarray] = []
-
-    def record(image: np.ndarray, factors: np.ndarray) -> np.ndarray:
-        drawn.append(factors)
-        return image
-
-    monkeypatch.setattr("uhd.augment.photometric.scale_hsv", record)
-    op, rng = RandomHSV(1.0, *gains), np.random.default_rng(0)
-    for _ in range(1000):
-        op.apply(one_box((0, 0, 1, 1)), rng)
-    np.testing.assert_allclose(np.min(drawn, axis=0), 1 - np.array(gains), atol=0.02)
-    np.testing.assert_allclose(np.max(drawn, axis=0), 1 + np.array(gains), atol=0.02)
-    assert np.all(np.abs(np.array(drawn) - 1) <= gains)
-
-
-def test_clahe_raises_local_contrast_of_lightness_only() -> None:
-    ramp = np.linspace(100, 130, 64).astype(np.uint8)
-    image = np.repeat(np.tile(ramp, (64, 1))[..., None], 3, axis=2)
-    rng = np.random.default_rng(0)
-    weak, strong = (CLAHE(1.0, clip, (2, 2)).change_colors(image, rng) for clip in (1.5, 8.0))
-    assert image.std() < weak.std() < strong.std()
-    assert np.ptp(strong.astype(int), axis=2).max() <= 2
-
-
-# The file
-
-
-@pytest.mark.parametrize("name", ["aug.yaml", "aug_uhd.yaml"])
-def test_default_files_say_what_is_documented(name: str) -> None:
-    pipeline = load_pipeline(ROOT / "uhd" / name, [0])
-    assert pipeline.ops == (
-        RandomPhotometricDistort(prob=0.5),
-        RandomHSV(prob=0.75, hue_gain=0.015, saturation_gain=0.7, value_gain=0.4),
-        HorizontalFlip(prob=0.5),
-        CLAHE(prob=0.01, clip_limit=4.0, tile_grid_size=(8, 8)),
-        RemoveOutliers(prob=1.0, min_area=(3 / 64) ** 2),
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        pytest.param("data_augment: {}", (), id="empty"),
-        pytest.param("data_augment: {HorizontalFlip: {}}", (), id="off by default"),
-        pytest.param("data_augment: {RandomHSV: {prob: 0, hue_gain: 0.1}}", (), id="off"),
-        pytest.param("data_augment: {HorizontalFlip: 0.25}", (HorizontalFlip(prob=0.25),), id="bare number"),
-        pytest.param("data_augment: {HorizontalFlip: 1}", (HorizontalFlip(prob=1.0),), id="whole number"),
-        pytest.param("data_augment: {RemoveOutliers: 0.01}", (RemoveOutliers(min_area=0.01),), id="bare area"),
-        pytest.param("data_augment: {CLAHE: {prob: 1}}", (CLAHE(1.0, 2.0, (8, 8)),), id="documented defaults"),
-        pytest.param("data_augment: {RandomPhotometricDistort: {}}", (RandomPhotometricDistort(0.5),), id="on"),
-        pytest.param(
-            "other: 3\ndata_augment: {RemoveOutliers: 0.01, CLAHE: 1, HorizontalFlip: 1}",
-            (RemoveOutliers(min_area=0.01), CLAHE(prob=1.0), HorizontalFlip(prob=1.0)),
-            id="file order",
-        ),
-    ],
-)
-def test_file_becomes_ops(text: str, expected: tuple[Op, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.WARNING, logger="uhd"):
-        assert load_pipeline(write_yaml(tmp_path, text), [0]).ops == expected
-    assert not caplog.records
-
-
-@pytest.mark.parametrize(
-    ("text", "ops", "named"),
-    [
-        ("{HorizontalFlop: 0.5, CLAHE: 1}", (CLAHE(prob=1.0),), ["HorizontalFlop", "HorizontalFlip"]),
-        ("{clahe: 1}", (), ["clahe", "CLAHE"]),
-        ("{Mosaik: 1}", (), ["Mosaik", "Mosaic"]),
-        ("{7: 1}", (), ["7", "nearest"]),
-        ("{RandomHSV: {prob: 1, hue_gian: 0.1}}", (RandomHSV(prob=1.0),), ["RandomHSV.hue_gian", "hue_gain"]),
-        ("{RemoveOutliers: {area: 0.1}}", (RemoveOutliers(),), ["RemoveOutliers.area", "min_area"]),
-        ("{HorizontalFlip: {prob: 1, mirrored_class: 0}}", (HorizontalFlip(prob=1.0),), ["mirrored_class"]),
-    ],
-)
-def test_unknown_names_are_skipped_with_one_warning(
-    text: str, ops: tuple[Op, ...], named: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = write_yaml(tmp_path, f"data_augment: {text}")
-    with caplog.at_level(logging.WARNING, logger="uhd"):
-        assert load_pipeline(path, [0]).ops == ops
-    (record,) = caplog.records
-    assert all(part in record.message for part in ["--aug-config", str(path), *named])
-
-
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        pytest.param("", ["data_augment"], id="empty file"),
-        pytest.param("[1, 2]", ["data_augment"], id="a list"),
-        pytest.param("augment: {}", ["data_augment"], id="no data_augment"),
-        pytest.param("data_augment:", ["data_augment", "mapping"], id="nothing under it"),
-        pytest.param("data_augment: [HorizontalFlip]", ["data_augment", "mapping"], id="a list under it"),
-        pytest.param("data_augment: {a: [", ["YAML", "line 1"], id="bad YAML"),
-        pytest.param("data_augment: !!python/object:os.system {}", ["YAML"], id="code in YAML"),
-        pytest.param("data_augment: {Mosaic: 0.5}", ["Mosaic", "not available yet"], id="not available"),
-        pytest.param("data_augment: {Rotate: {prob: 1}}", ["Rotate", "not available yet"], id="not available 2"),
-        pytest.param("data_augment: {HorizontalFlip: 1.5}", ["HorizontalFlip.prob 1.5", "0 to 1"], id="prob > 1"),
-        pytest.param("data_augment: {HorizontalFlip: {prob: -0.1}}", ["HorizontalFlip.prob -0.1"], id="prob < 0"),
-        pytest.param("data_augment: {HorizontalFlip: .nan}", ["HorizontalFlip.prob nan"], id="nan"),
-        pytest.param("data_augment: {HorizontalFlip: .inf}", ["HorizontalFlip.prob inf"], id="inf"),
-        pytest.param("data_augment: {HorizontalFlip: yes}", ["HorizontalFlip.prob True", "number"], id="bool"),
-        pytest.param("data_augment: {HorizontalFlip: }", ["HorizontalFlip.prob None", "number"], id="nothing"),
-        pytest.param("data_augment: {HorizontalFlip: often}", ["HorizontalFlip.prob 'often'"], id="text"),
-        pytest.param("data_augment: {HorizontalFlip: [0.5]}", ["HorizontalFlip.prob [0.5]"], id="list for number"),
-        pytest.param("data_augment: {RandomHSV: {hue_gain: 2}}", ["RandomHSV.hue_gain 2"], id="gain > 1"),
-        pytest.param("data_augment: {RemoveOutliers: 9}", ["RemoveOutliers.min_area 9", "0 to 1"], id="pixels"),
-        pytest.param("data_augment: {CLAHE: {clip_limit: -1}}", ["CLAHE.clip_limit -1"], id="clip limit"),
-        pytest.param("data_augment: {CLAHE: {tile_grid_size: 8}}", ["CLAHE.tile_grid_size 8", "two"], id="grid"),
-        pytest.param("data_augment: {CLAHE: {tile_grid_size: [8]}}", ["CLAHE.tile_grid_size [8]"], id="half a grid"),
-        pytest.param("data_augment: {CLAHE: {tile_grid_size: [0, 8]}}", ["tile_grid_size [0, 8]"], id="no tiles"),
-        pytest.param("data_augment: {CLAHE: {tile_grid_size: [2.5, 8]}}", ["tile_grid_size"], id="part of a tile"),
-        pytest.param("data_augment: {CLAHE: {tile_grid_size: [true, 8]}}", ["tile_grid_size"], id="bool tile"),
-        *(
-            pytest.param(
-                f"data_augment: {{HorizontalFlip: {{class_swap_map: {value}}}}}",
-                ["HorizontalFlip.class_swap_map", "class ids"],
-                id=f"swap map {value}",
-            )
-            for value in ("3", "[1, 2]", "{a: 1}", "{1: b}", "{1: -1}", "{1: 2.0}", "{1: true}", "")
-        ),
-    ],
-)
-def test_mistakes_in_the_file_are_named_in_one_line(text: str, named: list[str], tmp_path: Path) -> None:
-    path = write_yaml(tmp_path, text)
-    with pytest.raises(ValueError, match=r"^--aug-config") as caught:
-        load_pipeline(path, [0])
-    message = str(caught.value)
-    assert "\n" not in message
-    assert all(part in message for part in [str(path), *named])
-
-
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--aug-config .*nowhere\.yaml: cannot be read"):
-        load_pipeline(tmp_path / "nowhere.yaml", [0])
-
-
-def test_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--aug-config .*cannot be read"):
-        load_pipeline(tmp_path, [0])
-
-
-def test_binary_file_is_no_yaml(tmp_path: Path) -> None:
-    path = tmp_path / "picture.jpg"
-    path.write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF")
-    with pytest.raises(ValueError, match=r"--aug-config .*picture\.jpg: expected YAML"):
-        load_pipeline(path, [0])
-
-
-def test_albumentations_is_imported_only_for_ops_that_need_it(tmp_path: Path) -> None:
-    path = write_yaml(tmp_path, "data_augment: {HorizontalFlip: 1, RandomHSV: 1, RemoveOutliers: 0.1, CLAHE: 0}")
-    code = (
-        "import sys; from uhd.augment import load_pipeline; "
-        f"load_pipeline({str(path)!r}, [0]); "
-        "print([name for name in ('albumentations', 'torch') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

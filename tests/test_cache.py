@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import time
 
 import cv2
 import numpy as np
@@ -231,6 +232,18 @@ def test_failure_while_writing_leaves_the_older_file(tmp_path):
     assert np.array_equal(again.states, states)
     assert again.entries[0].labels.bad_lines == (BadLine(3, "ünïcode \udcff"),)
     assert again.entries[1].labels.rows.tolist() == [[2.0] * 5] * 2
+
+
+def test_what_a_killed_writer_left_goes_and_what_is_being_written_stays(tmp_path):
+    file, other = tmp_path / "x.uhdcache", tmp_path / "y.uhdcache"
+    left = [tmp_path / f"{name.name}.{kind}.tmp" for name in (file, other) for kind in ("killed", "growing")]
+    for path in left:
+        path.write_bytes(b"half of it")
+        if "killed" in path.name:
+            os.utime(path, (time.time() - 7200,) * 2)
+    pictures = np.zeros((1, 4, 4, 3), np.uint8)
+    write_cache(file, pictures.shape, np.zeros((1, 4), np.int64), None, [(0, entry_of(0), pictures[0])])
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, *(path.name for path in left[1:])}
 
 
 def test_run_keeps_its_pictures_while_another_one_renews_the_file(tmp_path, paths):

@@ -7,8 +7,8 @@ import json
 import pytest
 import yaml
 
-from uhd.cli import build_parser, flag_fields, flag_of, parse_args
-from uhd.config import DEMO_PRESET, SECTIONS, Config, section_from_dict
+from uhd.cli import build_parser, flag_fields, parse_args
+from uhd.config import DEMO_PRESET, SECTIONS, Config, flag_of, section_from_dict
 
 
 def words(text):
@@ -209,7 +209,7 @@ READINGS = {
     "--classes 0": ("labels.class_names", ("person",)),
     "--output-stride 16": ("model.output_stride", 16),
     "--no-aug": ("data.aug", False),
-    "--demo-data": ("data.demo_data", 3000),
+    "--demo-data": ("data.demo_data", 6000),
     "--demo-data 20": ("data.demo_data", 20),
     "--demo-data=20": ("data.demo_data", 20),
     "--coco-per-class": ("eval.coco_eval", True),

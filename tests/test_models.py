@@ -175,10 +175,10 @@ def test_biases_are_at_the_outputs_only(use_batchnorm):
 
 
 @pytest.mark.parametrize("options", [{}, FULL], ids=["plain", "full"])
-def test_objectness_and_class_start_at_one_percent(options):
+def test_objectness_quality_and_class_start_at_one_percent(options):
     model = seeded(num_classes=3, **options)
 
-    for branch in (model.head.obj, model.head.cls):
+    for branch in filter(None, (model.head.obj, model.head.quality, model.head.cls)):
         assert branch[-1].bias.sigmoid().tolist() == pytest.approx([0.01] * len(branch[-1].bias), rel=1e-5)
 
 

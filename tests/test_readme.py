@@ -75,7 +75,7 @@ def test_training_commands_parse(argv: list[str]) -> None:
 def test_training_commands_without_a_checkpoint_make_a_config_without_a_warning(
     argv: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("uhd.cli.log.propagate", True)
+    monkeypatch.setattr("uhd.precedence.log.propagate", True)
     cfg, checkpoint = parse_args(argv)
     assert cfg.run.exp_name in cfg.run.run_dir
     assert checkpoint is None

@@ -36,6 +36,7 @@ LAYERS: dict[str, int] = {
     "uhd.task": 4,
     "uhd.cli": 5,
     "uhd.flag_tables": 5,
+    "uhd.precedence": 5,
     "train": 6,
 }
 """Each module or package and its layer; a module may import from its own layer's package and from those below."""
@@ -61,6 +62,7 @@ WITHOUT_TORCH = [
     "uhd.augment",
     "uhd.cli",
     "uhd.config",
+    "uhd.precedence",
     "uhd.data.cache",
     "uhd.data.images",
     "uhd.data.labels",
@@ -129,7 +131,10 @@ def test_modules_form_no_circle():
 
 
 def test_config_needs_the_standard_library_only():
-    assert {name.split(".")[0] for name in imports_of("uhd.config")} <= sys.stdlib_module_names
+    for module in MODULES:
+        if unit_of(module) == "uhd.config":
+            known = {name for name in imports_of(module) if not name.startswith("uhd.config")}
+            assert {name.split(".")[0] for name in known} <= sys.stdlib_module_names, module
 
 
 def test_losses_and_assigners_do_not_know_the_models():

@@ -1,7 +1,7 @@
-"""Command line to Config: the dataclasses of `uhd.config` as argparse groups, and the checkpoint's share.
+"""Command line to Config: the dataclasses of `uhd.config` as argparse groups.
 
 A flag's default, help text and type come from its field. The parser keeps only what was typed, so
-that a preset or a checkpoint can fill the rest.
+that a preset or a checkpoint can fill the rest (`uhd.precedence`).
 """
 
 from __future__ import annotations
@@ -9,35 +9,23 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
-import logging
 import types
 import typing
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from uhd.config import (
-    DEMO_PRESET,
     MODEL_CONFIGS,
     RESIZE_MODE_ALIASES,
     SECTIONS,
     Config,
-    LabelsConfig,
-    ModelConfig,
     ResizeMode,
-    RunConfig,
-    field_scope,
-    section_from_dict,
+    flag_of,
 )
+from uhd.precedence import Typed, configure
 
 if TYPE_CHECKING:
     from uhd.checkpoint import Checkpoint
-
-Typed = dict[str, Any]
-"""Field name to value, for what was typed."""
-
-log = logging.getLogger("uhd")
-
-DATA_SOURCES = ("image_dir", "train_list", "val_list", "demo_data")
 
 # Flags of the interface whose part of the program does not exist yet: an error, never silently taken.
 NOT_BUILT: dict[str, tuple[str, ...]] = {
@@ -76,11 +64,6 @@ class NotBuilt(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         """Raises ValueError."""
         raise ValueError(f"{option_string} belongs to {self.metavar}, which is not built yet")
-
-
-def flag_of(name: str) -> str:
-    """A field's flag."""
-    return "--" + name.replace("_", "-")
 
 
 def model_sections() -> list[type]:
@@ -202,19 +185,11 @@ def plain_default(f: dataclasses.Field[Any]) -> str:
     return str(f.default)
 
 
-# --- from what was typed to a Config ------------------------------------------------------------
-
-
 def parse_args(argv: Sequence[str] | None = None) -> tuple[Config, Checkpoint | None]:
     """The run's config and the checkpoint it starts from, if any; ValueError for a mistake of the user's."""
     typed = vars(build_parser().parse_args(argv))
     _apply_resize_shortcuts(typed)
-    _check_contradictions(typed)
-    checkpoint = _read_checkpoint(typed)
-    cfg = _from_checkpoint(typed, checkpoint) if checkpoint else _from_flags(typed)
-    cfg = dataclasses.replace(cfg, run=_with_run_dir(cfg.run, typed, checkpoint))
-    _warn_unused(typed, cfg)
-    return cfg, checkpoint
+    return configure(typed)
 
 
 def _apply_resize_shortcuts(typed: Typed) -> None:
@@ -224,204 +199,3 @@ def _apply_resize_shortcuts(typed: Typed) -> None:
             raise ValueError(f"--{name} and {source}: choose one way of resizing")
         typed["resize_mode"] = mode
         source = f"--{name}"
-
-
-def _check_contradictions(typed: Typed) -> None:
-    arch = typed.get("arch")
-    if arch is not None and arch not in MODEL_CONFIGS:
-        raise ValueError(f"--arch {arch} is not built yet; this version has {', '.join(MODEL_CONFIGS)}")
-    if typed.get("resume") and typed.get("ckpt"):
-        raise ValueError("--resume and --ckpt: go on with a run or start from weights, not both")
-    if typed.get("val_only") and not (typed.get("resume") or typed.get("ckpt")):
-        raise ValueError("--val-only: needs the checkpoint to validate, by --ckpt or --resume")
-    if typed.get("val_only") and typed.get("inspect"):
-        raise ValueError("--val-only and --inspect: validate or inspect, not both")
-    if typed.get("ckpt_non_strict") and not typed.get("ckpt"):
-        raise ValueError("--ckpt-non-strict: needs --ckpt")
-    if "demo_data" in typed:
-        for name in ("image_dir", "train_list", "val_list"):
-            if typed.get(name):
-                raise ValueError(f"--demo-data and {flag_of(name)}: the pictures come from one or the other")
-    if typed.get("aug") is False and "aug_config" in typed:
-        raise ValueError("--no-aug and --aug-config: augment or do not")
-    anchors, count = typed.get("anchors"), typed.get("num_anchors")
-    if anchors and count is not None and len(anchors) != count:
-        raise ValueError(f"--anchors has {len(anchors)} pairs, but --num-anchors is {count}")
-
-
-def _read_checkpoint(typed: Typed) -> Checkpoint | None:
-    if not (typed.get("resume") or typed.get("ckpt")):
-        return None
-    # torch takes seconds to import; --help and most mistakes do without it.
-    from uhd.checkpoint import find_resumable, read_checkpoint
-
-    if typed.get("resume"):
-        return read_checkpoint(find_resumable(typed["resume"]), "--resume")
-    return read_checkpoint(typed["ckpt"], "--ckpt")
-
-
-def _from_flags(typed: Typed) -> Config:
-    values = {**DEMO_PRESET, **typed} if "demo_data" in typed else dict(typed)
-    cfg = Config(**{name: _section(name, values) for name in SECTIONS})
-    return finish(cfg)
-
-
-def _section(name: str, values: Typed, base: Any = None) -> Any:
-    """One section from typed values over a base section (default: the field defaults)."""
-    kind = type(base) if base is not None else SECTIONS[name]
-    if name == "model" and base is None:
-        kind = MODEL_CONFIGS[values.get("arch", "ultratinyod")]
-    own = {f.name for f in dataclasses.fields(kind)}
-    chosen = {key: value for key, value in values.items() if key in own}
-    if chosen.get("anchors"):
-        chosen["num_anchors"] = len(chosen["anchors"])
-    return dataclasses.replace(base, **chosen) if base is not None else section_from_dict(kind, chosen)
-
-
-def finish(cfg: Config) -> Config:
-    """Fills in what follows from the flags alone: classes, names, output stride; checks sizes that depend on them."""
-    labels = cfg.labels if cfg.labels.class_names else cfg.labels.resolved()
-    model = dataclasses.replace(cfg.model, num_classes=len(labels.class_names))
-    if hasattr(model, "stride"):
-        model = dataclasses.replace(model, output_stride=model.stride)  # type: ignore[call-arg]
-    _check_img_size(cfg.input.img_size, getattr(model, "stride", 1))
-    evaluation = cfg.eval
-    if evaluation.coco_per_class and not evaluation.coco_eval:
-        evaluation = dataclasses.replace(evaluation, coco_eval=True)
-    if cfg.optim.stop_epoch > cfg.optim.epochs:
-        raise ValueError(f"--stop-epoch {cfg.optim.stop_epoch} is beyond --epochs {cfg.optim.epochs}")
-    return dataclasses.replace(cfg, labels=labels, model=model, eval=evaluation)
-
-
-def _check_img_size(size: tuple[int, int], stride: int) -> None:
-    valid = tuple(-(-side // stride) * stride for side in size)
-    if valid != size:
-        raise ValueError(
-            f"--img-size {size[0]}x{size[1]}: each side must be a multiple of the output stride {stride}; "
-            f"the next valid size is {valid[0]}x{valid[1]}"
-        )
-
-
-def _from_checkpoint(typed: Typed, checkpoint: Checkpoint) -> Config:
-    """What fixes the weights from the checkpoint, the session's values from the flags, training's by how it is used."""
-    saved = checkpoint.config
-    run = _section("run", typed)
-    continues = bool(typed.get("resume")) or run.val_only
-    free = {"img_size"} if run.val_only else set()
-    typed = _without_sources_of_checkpoint(typed) if continues else typed
-    if typed.get("demo_data"):
-        typed = {**_preset_beside(saved, continues), **typed}
-    if typed.get("auto_anchors") and not run.ckpt_non_strict:
-        log.info("--auto-anchors: the anchors of %s stay", checkpoint.path)
-    sections: dict[str, Any] = {}
-    for name in SECTIONS:
-        base = getattr(saved, name)
-        if name in ("input", "labels", "model"):
-            sections[name] = _fixed_section(name, typed, checkpoint, free, run)
-            continue
-        kept = {
-            f.name: getattr(base, f.name)
-            for f in dataclasses.fields(base)
-            if continues and field_scope(type(base), f) == "training"
-        }
-        sections[name] = _section(name, {**kept, **typed})
-    return finish(Config(**sections))
-
-
-def _preset_beside(saved: Config, continues: bool) -> Typed:
-    """What --demo-data sets beside a checkpoint: its folder, and for a new run all that the weights leave open."""
-    fixed = {f.name for f in dataclasses.fields(saved.model)} | {"auto_anchors"}
-    return {key: value for key, value in DEMO_PRESET.items() if key == "image_dir" or not (continues or key in fixed)}
-
-
-def _without_sources_of_checkpoint(typed: Typed) -> Typed:
-    """A typed source of pictures replaces all of the checkpoint's sources, not one of them."""
-    if not any(typed.get(name) for name in DATA_SOURCES):
-        return typed
-    blank = {"train_list": None, "val_list": None, "demo_data": None}
-    return {**blank, **typed}
-
-
-def _fixed_section(name: str, typed: Typed, checkpoint: Checkpoint, free: set[str], run: RunConfig) -> Any:
-    """A section that fixes the weights: a typed value that disagrees is an error or, non-strict, wins."""
-    base = getattr(checkpoint.config, name)
-    if name == "labels":
-        return _fixed_labels(base, typed, checkpoint, run)
-    if name == "model" and typed.get("arch", base.arch) != base.arch:
-        if not run.ckpt_non_strict:
-            raise ValueError(f"--arch {typed['arch']}: {checkpoint.path} holds a {base.arch}")
-        return _section(name, typed)
-    own = {f.name: f for f in dataclasses.fields(base) if "help" in f.metadata or f.name == "arch"}
-    for key in own.keys() & typed.keys():
-        fixed = field_scope(type(base), own[key]) == "weights" and key not in free and not run.ckpt_non_strict
-        if fixed and typed[key] != getattr(base, key):
-            asked, saved = (
-                show(value, "x" if key == "img_size" else ",") for value in (typed[key], getattr(base, key))
-            )
-            raise ValueError(f"{flag_of(key)} {asked}: {checkpoint.path} was trained with {saved}")
-    kept = run.resume or run.val_only
-    defaults = {key: f.default for key, f in own.items() if field_scope(type(base), f) == "training" and not kept}
-    section = _section(name, {**defaults, **typed}, base)
-    if name == "model" and run.ckpt_non_strict and not typed.get("anchors"):
-        section = _without_stale_anchors(section, base, recompute=bool(typed.get("auto_anchors")))
-    return section
-
-
-def _without_stale_anchors(section: Any, base: Any, *, recompute: bool) -> Any:
-    """Anchors of the checkpoint go where new ones are asked for or their number has changed."""
-    if recompute or getattr(section, "num_anchors", 0) != getattr(base, "num_anchors", 0):
-        return dataclasses.replace(section, anchors=None)
-    return section
-
-
-def _fixed_labels(base: LabelsConfig, typed: Typed, checkpoint: Checkpoint, run: RunConfig) -> LabelsConfig:
-    own = {key: typed[key] for key in ("classes", "names", "num_classes") if typed.get(key) is not None}
-    if not own:
-        return base
-    asked = LabelsConfig(**own).resolved()
-    if run.ckpt_non_strict:
-        return asked
-    named = ", ".join(f"{flag_of(key)} {show(value)}" for key, value in own.items())
-    if asked.classes != base.classes:
-        raise ValueError(f"{named}: {checkpoint.path} was trained with classes {show(base.classes)}")
-    if "names" in own and asked.class_names != base.class_names:
-        raise ValueError(f"{named}: {checkpoint.path} calls its classes {show(base.class_names)}")
-    return base
-
-
-def show(value: Any, separator: str = ",") -> str:
-    """A value as it would be typed; separator stands between the numbers of a tuple."""
-    if value is None or isinstance(value, bool):
-        return {True: "on", False: "off", None: "none"}[value]
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, tuple):
-        return (" " if value and isinstance(value[0], tuple) else separator).join(map(show, value))
-    return str(value)
-
-
-def _with_run_dir(run: RunConfig, typed: Typed, checkpoint: Checkpoint | None) -> RunConfig:
-    """The folder: a typed one, or the checkpoint's own for a run that goes on or is validated."""
-    if run.ckpt_out:
-        folder = run.ckpt_out
-    elif checkpoint is not None and "exp_name" not in typed and (typed.get("resume") or run.val_only):
-        folder = str(checkpoint.path.resolve().parent)
-    else:
-        folder = f"runs/{run.exp_name}"
-    return dataclasses.replace(run, run_dir=folder)
-
-
-def _warn_unused(typed: Typed, cfg: Config) -> None:
-    """One warning for each typed flag that has no effect beside the others."""
-    model: ModelConfig = cfg.model
-    needs = {
-        "utod_context_dilation": ("utod_context_rfb", getattr(model, "utod_context_rfb", True)),
-        "utod_large_obj_depth": ("utod_large_obj_branch", getattr(model, "utod_large_obj_branch", True)),
-        "utod_large_obj_ch_scale": ("utod_large_obj_branch", getattr(model, "utod_large_obj_branch", True)),
-        "simota_topk": ("anchor_assigner simota", cfg.assign.anchor_assigner == "simota"),
-        "quality_power": ("use_improved_head", getattr(model, "has_quality", True)),
-        "loss_weight_quality": ("use_improved_head", getattr(model, "has_quality", True)),
-    }
-    for name, (needed, given) in needs.items():
-        if name in typed and not given:
-            log.warning("%s has no effect without %s", flag_of(name), flag_of(needed))

@@ -7,8 +7,8 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from uhd.cli import flag_fields, flag_of, plain_default, value_type
-from uhd.config import DEMO_PRESET
+from uhd.cli import flag_fields, plain_default, value_type
+from uhd.config import DEMO_PRESET, flag_of
 
 START = "<!-- flags:start -->"
 END = "<!-- flags:end -->"

@@ -7,11 +7,13 @@ and renamed: a reader sees a whole one or none, and a run that still maps an old
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import os
 import struct
+import time
 import uuid
 import zlib
 from collections.abc import Iterable, Sequence
@@ -27,6 +29,7 @@ from uhd.data.labels import BadLine, LabelRows
 _SIGNATURE = b"uhdcach1"
 _TRAILER = struct.Struct("<QL8s")
 _COPIED_AT_ONCE = 256
+_ABANDONED_AFTER = 3600.0  # seconds without a write
 
 _log = logging.getLogger("uhd")
 
@@ -77,6 +80,7 @@ def write_cache(
     file: Path, shape: tuple[int, ...], states: NDArray[np.int64], older: CachedSet | None, changes: Iterable[Found]
 ) -> None:
     """Writes a cache file: the older one's pictures, if there is one, with the changes. Raises OSError."""
+    _remove_abandoned(file)
     temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "x+b") as stream:
@@ -85,6 +89,14 @@ def write_cache(
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_abandoned(file: Path) -> None:
+    """Deletes what a killed process left of this file; one that is still being written has a recent time."""
+    for temporary in file.parent.glob(f"{file.name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - temporary.stat().st_mtime > _ABANDONED_AFTER:
+                temporary.unlink()
 
 
 def _write_pictures(

@@ -20,7 +20,7 @@ from uhd.data.synthetic_scene import Scene, draw_scene
 
 __all__ = ["GENERATOR_VERSION", "Scene", "draw_scene", "write_demo_data"]
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raise it when the same seed gives other pictures or labels: data sets of another version are drawn anew."""
 
 _MARKER_NAME = "demo-data.json"

@@ -25,9 +25,9 @@ MIN_VISIBLE = 0.35
 
 _SIZES = ((320, 240), (320, 240), (320, 240), (352, 240), (320, 256), (240, 320), (256, 256), (288, 224))
 _PEOPLE = (1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 5)
-_BODY_HEIGHT = (0.16, 0.86)  # of a 1.7 m person, in picture heights
-_FAR_BODY_HEIGHT = (0.085, 0.14)
-_FAR_SHARE = 0.12
+_BODY_HEIGHT = (0.28, 0.9)  # of a 1.7 m person, in picture heights
+_FAR_BODY_HEIGHT = (0.12, 0.25)
+_FAR_SHARE = 0.06
 _TRIES = 6
 _NOISE_SIZE = 512
 _NOISE_DEVIATION = 32.0

@@ -15,7 +15,8 @@ from uhd.models.layers import ESE, ConvBNAct, DWSep, SPPFMin, Style
 from uhd.types import Detections
 
 PRIOR_PROBABILITY = 0.01
-"""What objectness and class predict at first: most priors hold nobody."""
+"""What objectness, quality and class predict at first: most priors hold nobody. At one half, quality's sum over all
+priors is most of the first epoch's gradient, and a run of few epochs never makes up for it."""
 
 
 class Backbone(nn.Module):
@@ -110,7 +111,7 @@ class Head(nn.Module):
             *blocks(cls_width, depth),
             nn.Conv2d(cls_width, anchors * cfg.num_classes, 1),
         )
-        for branch in (self.obj, self.cls):
+        for branch in (self.obj, self.cls, *([self.quality] if self.quality is not None else [])):
             last = branch[-1]
             assert isinstance(last, nn.Conv2d)
             assert last.bias is not None

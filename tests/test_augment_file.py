@@ -1,0 +1,151 @@
+"""The augmentation's YAML file: what becomes of its entries, and which mistakes are named."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import write_yaml
+
+from uhd.augment import RemoveOutliers, load_pipeline
+from uhd.augment.geometric import HorizontalFlip
+from uhd.augment.photometric import CLAHE, RandomHSV, RandomPhotometricDistort
+from uhd.augment.pipeline import Op
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("name", ["aug.yaml", "aug_uhd.yaml"])
+def test_default_files_say_what_is_documented(name: str) -> None:
+    pipeline = load_pipeline(ROOT / "uhd" / name, [0])
+    assert pipeline.ops == (
+        RandomPhotometricDistort(prob=0.5),
+        RandomHSV(prob=0.75, hue_gain=0.015, saturation_gain=0.7, value_gain=0.4),
+        HorizontalFlip(prob=0.5),
+        CLAHE(prob=0.01, clip_limit=4.0, tile_grid_size=(8, 8)),
+        RemoveOutliers(prob=1.0, min_area=(3 / 64) ** 2),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("data_augment: {}", (), id="empty"),
+        pytest.param("data_augment: {HorizontalFlip: {}}", (), id="off by default"),
+        pytest.param("data_augment: {RandomHSV: {prob: 0, hue_gain: 0.1}}", (), id="off"),
+        pytest.param("data_augment: {HorizontalFlip: 0.25}", (HorizontalFlip(prob=0.25),), id="bare number"),
+        pytest.param("data_augment: {HorizontalFlip: 1}", (HorizontalFlip(prob=1.0),), id="whole number"),
+        pytest.param("data_augment: {RemoveOutliers: 0.01}", (RemoveOutliers(min_area=0.01),), id="bare area"),
+        pytest.param("data_augment: {CLAHE: {prob: 1}}", (CLAHE(1.0, 2.0, (8, 8)),), id="documented defaults"),
+        pytest.param("data_augment: {RandomPhotometricDistort: {}}", (RandomPhotometricDistort(0.5),), id="on"),
+        pytest.param(
+            "other: 3\ndata_augment: {RemoveOutliers: 0.01, CLAHE: 1, HorizontalFlip: 1}",
+            (RemoveOutliers(min_area=0.01), CLAHE(prob=1.0), HorizontalFlip(prob=1.0)),
+            id="file order",
+        ),
+    ],
+)
+def test_file_becomes_ops(text: str, expected: tuple[Op, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING, logger="uhd"):
+        assert load_pipeline(write_yaml(tmp_path, text), [0]).ops == expected
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("text", "ops", "named"),
+    [
+        ("{HorizontalFlop: 0.5, CLAHE: 1}", (CLAHE(prob=1.0),), ["HorizontalFlop", "HorizontalFlip"]),
+        ("{clahe: 1}", (), ["clahe", "CLAHE"]),
+        ("{Mosaik: 1}", (), ["Mosaik", "Mosaic"]),
+        ("{7: 1}", (), ["7", "nearest"]),
+        ("{RandomHSV: {prob: 1, hue_gian: 0.1}}", (RandomHSV(prob=1.0),), ["RandomHSV.hue_gian", "hue_gain"]),
+        ("{RemoveOutliers: {area: 0.1}}", (RemoveOutliers(),), ["RemoveOutliers.area", "min_area"]),
+        ("{HorizontalFlip: {prob: 1, mirrored_class: 0}}", (HorizontalFlip(prob=1.0),), ["mirrored_class"]),
+    ],
+)
+def test_unknown_names_are_skipped_with_one_warning(
+    text: str, ops: tuple[Op, ...], named: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_yaml(tmp_path, f"data_augment: {text}")
+    with caplog.at_level(logging.WARNING, logger="uhd"):
+        assert load_pipeline(path, [0]).ops == ops
+    (record,) = caplog.records
+    assert all(part in record.message for part in ["--aug-config", str(path), *named])
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        pytest.param("", ["data_augment"], id="empty file"),
+        pytest.param("[1, 2]", ["data_augment"], id="a list"),
+        pytest.param("augment: {}", ["data_augment"], id="no data_augment"),
+        pytest.param("data_augment:", ["data_augment", "mapping"], id="nothing under it"),
+        pytest.param("data_augment: [HorizontalFlip]", ["data_augment", "mapping"], id="a list under it"),
+        pytest.param("data_augment: {a: [", ["YAML", "line 1"], id="bad YAML"),
+        pytest.param("data_augment: !!python/object:os.system {}", ["YAML"], id="code in YAML"),
+        pytest.param("data_augment: {Mosaic: 0.5}", ["Mosaic", "not available yet"], id="not available"),
+        pytest.param("data_augment: {Rotate: {prob: 1}}", ["Rotate", "not available yet"], id="not available 2"),
+        pytest.param("data_augment: {HorizontalFlip: 1.5}", ["HorizontalFlip.prob 1.5", "0 to 1"], id="prob > 1"),
+        pytest.param("data_augment: {HorizontalFlip: {prob: -0.1}}", ["HorizontalFlip.prob -0.1"], id="prob < 0"),
+        pytest.param("data_augment: {HorizontalFlip: .nan}", ["HorizontalFlip.prob nan"], id="nan"),
+        pytest.param("data_augment: {HorizontalFlip: .inf}", ["HorizontalFlip.prob inf"], id="inf"),
+        pytest.param("data_augment: {HorizontalFlip: yes}", ["HorizontalFlip.prob True", "number"], id="bool"),
+        pytest.param("data_augment: {HorizontalFlip: }", ["HorizontalFlip.prob None", "number"], id="nothing"),
+        pytest.param("data_augment: {HorizontalFlip: often}", ["HorizontalFlip.prob 'often'"], id="text"),
+        pytest.param("data_augment: {HorizontalFlip: [0.5]}", ["HorizontalFlip.prob [0.5]"], id="list for number"),
+        pytest.param("data_augment: {RandomHSV: {hue_gain: 2}}", ["RandomHSV.hue_gain 2"], id="gain > 1"),
+        pytest.param("data_augment: {RemoveOutliers: 9}", ["RemoveOutliers.min_area 9", "0 to 1"], id="pixels"),
+        pytest.param("data_augment: {CLAHE: {clip_limit: -1}}", ["CLAHE.clip_limit -1"], id="clip limit"),
+        pytest.param("data_augment: {CLAHE: {tile_grid_size: 8}}", ["CLAHE.tile_grid_size 8", "two"], id="grid"),
+        pytest.param("data_augment: {CLAHE: {tile_grid_size: [8]}}", ["CLAHE.tile_grid_size [8]"], id="half a grid"),
+        pytest.param("data_augment: {CLAHE: {tile_grid_size: [0, 8]}}", ["tile_grid_size [0, 8]"], id="no tiles"),
+        pytest.param("data_augment: {CLAHE: {tile_grid_size: [2.5, 8]}}", ["tile_grid_size"], id="part of a tile"),
+        pytest.param("data_augment: {CLAHE: {tile_grid_size: [true, 8]}}", ["tile_grid_size"], id="bool tile"),
+        *(
+            pytest.param(
+                f"data_augment: {{HorizontalFlip: {{class_swap_map: {value}}}}}",
+                ["HorizontalFlip.class_swap_map", "class ids"],
+                id=f"swap map {value}",
+            )
+            for value in ("3", "[1, 2]", "{a: 1}", "{1: b}", "{1: -1}", "{1: 2.0}", "{1: true}", "")
+        ),
+    ],
+)
+def test_mistakes_in_the_file_are_named_in_one_line(text: str, named: list[str], tmp_path: Path) -> None:
+    path = write_yaml(tmp_path, text)
+    with pytest.raises(ValueError, match=r"^--aug-config") as caught:
+        load_pipeline(path, [0])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(part in message for part in [str(path), *named])
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--aug-config .*nowhere\.yaml: cannot be read"):
+        load_pipeline(tmp_path / "nowhere.yaml", [0])
+
+
+def test_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--aug-config .*cannot be read"):
+        load_pipeline(tmp_path, [0])
+
+
+def test_binary_file_is_no_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF")
+    with pytest.raises(ValueError, match=r"--aug-config .*picture\.jpg: expected YAML"):
+        load_pipeline(path, [0])
+
+
+def test_albumentations_is_imported_only_for_ops_that_need_it(tmp_path: Path) -> None:
+    path = write_yaml(tmp_path, "data_augment: {HorizontalFlip: 1, RandomHSV: 1, RemoveOutliers: 0.1, CLAHE: 0}")
+    code = (
+        "import sys; from uhd.augment import load_pipeline; "
+        f"load_pipeline({str(path)!r}, [0]); "
+        "print([name for name in ('albumentations', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,89 @@
+"""What a field of a section is: a flag with its help and default, and a plain value in a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any, Literal
+
+Scope = Literal["weights", "training", "session"]
+"""Where a value comes from when a checkpoint is loaded.
+
+weights: fixes the network; always the checkpoint's. training: the checkpoint's on --resume and
+--val-only unless typed. session: never the checkpoint's.
+"""
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    parse: Callable[[str], Any] | None = None,
+    metavar: str | None = None,
+    aliases: tuple[str, ...] = (),
+    scope: Scope | None = None,
+    bare: Any = None,
+) -> Any:
+    """A dataclass field that is also a command-line flag.
+
+    parse turns the typed text into the value (default: the field's type); aliases are further
+    option strings; scope overrides the section's; bare is the value of the flag typed without one.
+    """
+    metadata = {
+        "help": help,
+        "parse": parse,
+        "metavar": metavar,
+        "aliases": aliases,
+        "scope": scope,
+        "bare": bare,
+    }
+    return field(default=default, metadata=metadata)
+
+
+def derived(default: Any) -> Any:
+    """A field without a flag: filled in while the run is set up, stored in the checkpoint."""
+    return field(default=default, metadata={"derived": True})
+
+
+def flag_of(name: str) -> str:
+    """A field's flag."""
+    return "--" + name.replace("_", "-")
+
+
+def field_scope(section: type, f: dataclasses.Field[Any]) -> Scope:
+    """The scope of one field: its own, or its section's."""
+    return f.metadata.get("scope") or section.scope  # type: ignore[attr-defined, no-any-return]
+
+
+def section_from_dict(section: type, values: dict[str, Any]) -> Any:
+    """Builds one section from plain values; an unknown field is a ValueError that names it."""
+    hints = typing.get_type_hints(section)
+    known = {f.name for f in dataclasses.fields(section)}
+    unknown = values.keys() - known
+    if unknown:
+        raise ValueError(f"unknown settings {sorted(unknown)} in {section.__name__}")
+    return section(**{name: _typed(hints[name], value) for name, value in values.items()})
+
+
+def plain(value: Any) -> Any:
+    """A value as numbers, texts, None, lists and dicts of them."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    """Lists back to tuples where the field's type is one."""
+    if value is None:
+        return None
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        return tuple(_typed(inner, item) for item in value)
+    return value

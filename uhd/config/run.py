@@ -1,0 +1,243 @@
+"""Sections of a run around the network: data, loss, optimisation, evaluation, and the session's own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from uhd.config.options import Scope, derived, option
+from uhd.config.values import parse_optional_path
+
+
+@dataclass(frozen=True)
+class AutoAnchorsConfig:
+    """How anchors are found."""
+
+    scope: ClassVar[Scope] = "training"
+    title: ClassVar[str] = "Auto-anchors"
+
+    auto_anchors: bool = option(
+        False, "Compute the anchors from the training boxes; implied where --anchors is not given."
+    )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where pictures and labels come from and how they are prepared."""
+
+    scope: ClassVar[Scope] = "training"
+    title: ClassVar[str] = "Data"
+
+    image_dir: str = option(
+        "data/wholebody34/obj_train_data",
+        "Folder of pictures (searched recursively) with YOLO txt labels beside them or in a labels/ twin "
+        "of images/; or a text file that lists pictures.",
+        metavar="DIR",
+    )
+    train_list: str | None = option(
+        None,
+        "Text file of training pictures, one path a line; with --val-list.",
+        parse=parse_optional_path,
+        metavar="FILE",
+    )
+    val_list: str | None = option(
+        None, "Text file of validation pictures; with --train-list.", parse=parse_optional_path, metavar="FILE"
+    )
+    train_split: float = option(0.8, "Share of the pictures for training.")
+    val_split: float = option(0.2, "Share of the pictures for validation.")
+    val_count: int = option(0, "Validate on the first N pictures only, in sorted order; 0 is all.", metavar="N")
+    seed: int = option(42, "Seed of the split, the anchors, the initial weights and the augmentation.")
+    skip_bad_labels: bool = option(False, "Drop malformed label lines and count them, instead of stopping.")
+    demo_data: int | None = option(
+        None,
+        "Draw a data set of N small scenes with people-like figures under data/demo/ and train on it; sets "
+        "every flag that is not typed to values that suit it.",
+        bare=6000,
+        metavar="N",
+    )
+    aug_config: str = option("uhd/aug.yaml", "YAML file of augmentations, applied in file order.", metavar="FILE")
+    aug: bool = option(True, "Augment training pictures.")
+    num_workers: int | None = option(
+        None,
+        "Processes that load and augment; 0 is none beside the main one. Default: the cores, at most 8.",
+        scope="session",
+    )
+    cache: Literal["auto", "ram", "disk", "none"] = option(
+        "auto",
+        "Where decoded pictures are kept: disk (a memory-mapped file, reused by later runs), ram, none (decode "
+        "every time), auto (disk, or ram where --cache-dir cannot be written).",
+        scope="session",
+    )
+    cache_dir: str | None = option(
+        None, "Folder of the disk cache. Default: runs/cache.", scope="session", metavar="DIR"
+    )
+
+    def __post_init__(self) -> None:
+        for name, value in (("--train-split", self.train_split), ("--val-split", self.val_split)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} {value}: expected a share between 0 and 1")
+        if self.train_split + self.val_split > 1 + 1e-9:
+            raise ValueError(f"--train-split {self.train_split} and --val-split {self.val_split}: together more than 1")
+        if self.val_count < 0:
+            raise ValueError(f"--val-count {self.val_count}: expected at least 0")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed {self.seed}: expected at least 0 and below 2^63")
+        if self.demo_data is not None and self.demo_data < 10:
+            raise ValueError(f"--demo-data {self.demo_data}: expected at least 10 scenes")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ValueError(f"--num-workers {self.num_workers}: expected at least 0")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is minimised."""
+
+    scope: ClassVar[Scope] = "training"
+    title: ClassVar[str] = "Loss"
+
+    iou_loss: Literal["iou", "giou", "ciou"] = option("giou", "IoU flavour of the box loss.")
+    anchor_cls_loss: Literal["bce", "vfl"] = option(
+        "bce",
+        "Class loss: cross entropy of positives, or varifocal loss of all priors.",
+        aliases=("--cls-loss-type",),
+    )
+    loss_weight_box: float = option(2.5, "Weight of the box term.")
+    loss_weight_obj: float = option(1.0, "Weight of the objectness term.")
+    loss_weight_cls: float = option(1.0, "Weight of the class term.")
+    loss_weight_quality: float = option(1.0, "Weight of the quality term.")
+
+    def __post_init__(self) -> None:
+        for name in ("box", "obj", "cls", "quality"):
+            value = getattr(self, f"loss_weight_{name}")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"--loss-weight-{name} {value}: expected a number >= 0")
+
+
+@dataclass(frozen=True)
+class AssignConfig:
+    """Which priors learn which truth."""
+
+    scope: ClassVar[Scope] = "training"
+    title: ClassVar[str] = "Assigner"
+
+    anchor_assigner: Literal["legacy", "simota", "tal"] = option(
+        "tal",
+        "legacy: the best-fitting anchor of the centre's cell; simota: cheapest priors, as many as their IoUs "
+        "add up to; tal: task-aligned, the ten best by score and IoU.",
+        aliases=("--assigner",),
+    )
+    simota_topk: int = option(10, "IoUs that are summed to the number of positives of a truth (simota).")
+
+    def __post_init__(self) -> None:
+        if self.simota_topk < 1:
+            raise ValueError(f"--simota-topk {self.simota_topk}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How the weights are learned."""
+
+    scope: ClassVar[Scope] = "training"
+    title: ClassVar[str] = "Optimisation"
+
+    epochs: int = option(100, "Number of epochs; the schedule's length.")
+    stop_epoch: int = option(0, "Stop after this epoch, on the schedule of --epochs; 0 is off.", scope="session")
+    patience: int = option(0, "Stop after this many epochs without a better mAP; 0 is off.")
+    batch_size: int = option(64, "Pictures a step.")
+    optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW, or SGD with Nesterov momentum 0.9.")
+    lr: float = option(0.008, "Highest learning rate.")
+    lr_schedule: Literal["cosine", "constant"] = option("cosine", "After the warm-up: cosine to 1 %, or constant.")
+    warmup_epochs: float = option(1.0, "Epochs of linear warm-up.")
+    weight_decay: float = option(0.5, "Weight decay; not on norms, biases and wh_scale.")
+    grad_clip_norm: float = option(5.0, "Largest norm of the whole gradient; 0 is off.")
+    use_amp: bool = option(False, "Mixed precision: float16 with a scaled loss on CUDA, bfloat16 on the CPU.")
+    use_ema: bool = option(
+        False, "Keep a moving average of the weights and use it for validation, checkpoints and export."
+    )
+    ema_decay: float = option(0.9998, "Decay of that average a step.")
+
+    def __post_init__(self) -> None:
+        at_least = {"epochs": 1, "stop_epoch": 0, "patience": 0, "batch_size": 1, "warmup_epochs": 0}
+        at_least |= {"weight_decay": 0, "grad_clip_norm": 0}
+        for name, minimum in at_least.items():
+            value = getattr(self, name)
+            if not minimum <= value < math.inf:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: expected at least {minimum}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"--lr {self.lr}: expected a number > 0")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--ema-decay {self.ema_decay}: expected at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """From raw maps to detections."""
+
+    scope: ClassVar[Scope] = "training"
+    title: ClassVar[str] = "Decoding"
+
+    conf_thresh: float = option(
+        0.3, "Score from which a detection is drawn and counted in precision, recall and false alarms; not mAP's."
+    )
+    topk: int = option(50, "Detections kept a picture; mAP always looks at 100.")
+    nms_iou: float = option(0.5, "Overlap (IoU) above which the lower-scored box of a class goes.")
+    pre_nms_topk: int = option(512, "Best candidates that enter the suppression.")
+
+    def __post_init__(self) -> None:
+        for name in ("conf_thresh", "nms_iou"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: expected a number from 0 to 1")
+        for name in ("topk", "pre_nms_topk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured, and when."""
+
+    scope: ClassVar[Scope] = "training"
+    title: ClassVar[str] = "Evaluation"
+
+    eval_interval: int = option(1, "Epochs between validations; the last epoch is always validated.", scope="session")
+    map_conf_thresh: float = option(0.001, "Score from which detections count for mAP.")
+    coco_eval: bool = option(False, "Also report COCO's AP 0.5:0.95, AP50, AP75 and AP by size.", scope="session")
+    coco_per_class: bool = option(False, "With --coco-eval: COCO's AP of each class.", scope="session")
+
+    def __post_init__(self) -> None:
+        if self.eval_interval < 1:
+            raise ValueError(f"--eval-interval {self.eval_interval}: expected at least 1")
+        if not 0 <= self.map_conf_thresh <= 1:
+            raise ValueError(f"--map-conf-thresh {self.map_conf_thresh}: expected a number from 0 to 1")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """This session: files, device, what to do."""
+
+    scope: ClassVar[Scope] = "session"
+    title: ClassVar[str] = "Run"
+
+    exp_name: str = option("default", "Name of the run; its files go to runs/NAME/.")
+    ckpt_out: str | None = option(None, "Folder of the run, instead of runs/NAME.", metavar="DIR")
+    log_dir: str | None = option(None, "Folder of the TensorBoard events, instead of the run's.", metavar="DIR")
+    device: Literal["cpu", "cuda"] | None = option(None, "Device. Default: cuda where there is one.")
+    resume: str | None = option(
+        None, "Go on with this run: a checkpoint, or its folder.", parse=parse_optional_path, metavar="PATH"
+    )
+    ckpt: str | None = option(None, "Start from this checkpoint's weights.", parse=parse_optional_path, metavar="FILE")
+    ckpt_non_strict: bool = option(False, "With --ckpt: typed model flags win, and weights that do not fit are left.")
+    val_only: bool = option(False, "Validate the checkpoint of --ckpt or --resume, and stop.")
+    inspect: bool = option(False, "Show what the data holds (text and pictures), and stop.")
+    log_interval: int = option(10, "Steps between updates of the progress bar.")
+    run_dir: str = derived("runs/default")
+
+    def __post_init__(self) -> None:
+        if self.log_interval < 1:
+            raise ValueError(f"--log-interval {self.log_interval}: expected at least 1")
+        name = Path(self.exp_name)
+        if not name.name or name.is_absolute() or ".." in name.parts:
+            raise ValueError(f"--exp-name {self.exp_name or repr('')}: expected the name of a folder below runs/")
