@@ -18,7 +18,7 @@ WORKER = """
 import sys
 if sys.argv[1] == "on":
     import uhd.process
-from benchmarks.train_speed import FLAGS, bare_step, images_per_second
+from benchmarks.common import FLAGS, bare_step, images_per_second
 import torch
 from uhd.cli import parse_args
 anchors = " ".join(["0.1,0.2"] * 8)

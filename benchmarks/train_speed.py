@@ -2,26 +2,29 @@
 
     python -m benchmarks.train_speed --train-list people/train.txt --widths 64 32 16
 
-Each width trains epochs through the real engine (loading and augmentation included; the first one,
-which warms up, is not counted), between measurements of the bare network: forward, backward and
-fused AdamW on random tensors. All figures of a row come from one process, so their ratios hold on a
-noisy machine.
+Each width trains epochs through the real engine, between measurements of the bare network: forward,
+backward and fused AdamW on random tensors. "end to end" loads and augments with workers, which take
+their share of the cores; "prepared" trains on the same batches held in memory, so that "beyond bare" is
+what the engine adds to the bare network. Epochs that warm up are not counted. All figures of a row
+come from one process, so their ratios hold on a noisy machine.
 """
 
 from __future__ import annotations
+
+import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
 
 import argparse
 import contextlib
 import dataclasses
 import statistics
 import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from benchmarks.common import FLAGS, Stopwatch, bare_step, first_pictures, images_per_second
 from uhd.augment import load_pipeline
 from uhd.cli import parse_args
 from uhd.config import Config
@@ -35,27 +38,21 @@ from uhd.optim import TrainState
 from uhd.resolve import resolve
 from uhd.task import build_task
 
-FLAGS = [
-    "--use-improved-head", "--utod-head-ese", "--use-iou-aware-head", "--utod-residual", "--use-batchnorm",
-    "--num-anchors", "8", "--auto-anchors", "--iou-loss", "ciou", "--use-ema",
-]  # fmt: skip
 
+class PreparedLoader:
+    """Batches in memory, in place of a loader."""
 
-class Stopwatch:
-    """Seconds by name, for functions that it has wrapped."""
+    def __init__(self, loader: BatchLoader) -> None:
+        self.batches = list(loader)
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
+    def __len__(self) -> int:
+        return len(self.batches)
 
-    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.seconds[name] += time.perf_counter() - start
+    def set_epoch(self, epoch: int) -> None:
+        """The same batches in each epoch."""
 
-        return timed
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
 
 
 class TimedLoader:
@@ -77,35 +74,6 @@ class TimedLoader:
                 yield self.watch.wrap("loader", next)(iterator)
 
 
-def bare_step(cfg: Config, *, channels_last: bool, bf16: bool = False, compiled: bool = False) -> Callable[[], None]:
-    """One step of the bare network on random tensors."""
-    memory = torch.channels_last if channels_last else torch.contiguous_format
-    model = build_model(cfg.model).to(memory_format=memory)
-    forward = torch.compile(model) if compiled else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    images = torch.rand(cfg.optim.batch_size, 3, *cfg.input.img_size).to(memory_format=memory)
-
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            raw = forward(images)[model.raw_names[0]]
-        raw.float().square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def images_per_second(step: Callable[[], None], batch_size: int, steps: int) -> float:
-    """Median over single steps, after two that warm up."""
-    times = []
-    for number in range(steps + 2):
-        start = time.perf_counter()
-        step()
-        if number >= 2:
-            times.append(time.perf_counter() - start)
-    return batch_size / statistics.median(times)
-
-
 def measure(cfg: Config, train_set: DetectionDataset, epochs: int, steps: int) -> dict[str, float]:
     """Images a second end to end and bare, and each part's share of the epochs."""
     torch.manual_seed(0)
@@ -123,22 +91,32 @@ def measure(cfg: Config, train_set: DetectionDataset, epochs: int, steps: int) -
     task.student.forward = watch.wrap("forward", task.student.forward)  # type: ignore[method-assign]
     task.criterion.forward = watch.wrap("loss", task.criterion.forward)  # type: ignore[method-assign]
     state.step = watch.wrap("optimizer", state.step)  # type: ignore[method-assign]
-    original = torch.Tensor.backward
-    try:
+    loaders = {"prepared": PreparedLoader(loader), "end to end": TimedLoader(loader, watch)}
+    with wrapped_backward(watch):
         for epoch in range(epochs + 1):
             for name, step in bare.items():
                 figures[name].append(images_per_second(step, cfg.optim.batch_size, steps))
-            watch.seconds.clear()
-            torch.Tensor.backward = watch.wrap("backward", original)  # type: ignore[method-assign]
-            stats = train_one_epoch(task, TimedLoader(loader, watch), state, progress)  # type: ignore[arg-type]
-            torch.Tensor.backward = original  # type: ignore[method-assign]
-            if epoch:
-                figures["end to end"].append(float(stats["images_per_second"] or 0))
-                for name, seconds in watch.seconds.items():
-                    figures[name].append(seconds / float(stats["seconds"] or 1))
+            for name, source in loaders.items():
+                watch.seconds.clear()
+                stats = train_one_epoch(task, source, state, progress)  # type: ignore[arg-type]
+                if not epoch:
+                    continue
+                figures[name].append(float(stats["images_per_second"] or 0))
+                for part, seconds in watch.seconds.items():
+                    if (part == "loader") == (name == "end to end"):
+                        figures[part].append(seconds / float(stats["seconds"] or 1))
+    return {name: statistics.median(values) for name, values in figures.items()}
+
+
+@contextlib.contextmanager
+def wrapped_backward(watch: Stopwatch) -> Iterator[None]:
+    """Times the backward passes of the bare network too; the counts are cleared after those."""
+    original = torch.Tensor.backward
+    torch.Tensor.backward = watch.wrap("backward", original)  # type: ignore[method-assign]
+    try:
+        yield
     finally:
         torch.Tensor.backward = original  # type: ignore[method-assign]
-    return {name: statistics.median(values) for name, values in figures.items()}
 
 
 def compare_variants(cfg: Config, steps: int, repeats: int = 3) -> None:
@@ -180,10 +158,10 @@ def main() -> None:
         data = dataclasses.replace(data, train_split=1.0, val_split=0.0, num_workers=args.workers)
         transform = load_pipeline(data.aug_config, base.labels.classes)
         train_set, _ = build_datasets(base.input, base.labels, data, transform)
-        columns = ("end to end", "nchw", "bare")
-        shares = ("loader", "forward", "loss", "backward", "optimizer")
+        columns = ("end to end", "prepared", "bare", "nchw")
+        shares = ("forward", "loss", "backward", "optimizer")
         print(f"{'width':>6} {'assigner':>9} " + "".join(f"{c:>12}" for c in columns) + f"{'beyond bare':>13}", end="")
-        print("".join(f"{share:>11}" for share in shares) + f"{'other':>9}")
+        print(f"{'loader':>9}" + "".join(f"{share:>11}" for share in shares) + f"{'other':>9}")
         for width in args.widths:
             for assigner in args.assigners:
                 cfg = dataclasses.replace(
@@ -198,19 +176,10 @@ def main() -> None:
                     continue
                 subset = first_pictures(train_set, args.pictures)
                 row = measure(cfg, subset, args.epochs, args.steps)
-                beyond = row["bare"] / row["end to end"] * (1 - row["loader"]) - 1
+                beyond = row["bare"] / row["prepared"] - 1
                 line = f"{width:>6} {assigner:>9} " + "".join(f"{row[c]:>12.0f}" for c in columns) + f"{beyond:>12.0%} "
-                line += "".join(f"{row[share]:>11.1%}" for share in shares)
+                line += f"{row['loader']:>8.1%} " + "".join(f"{row[share]:>11.1%}" for share in shares)
                 print(line + f"{1 - sum(row[share] for share in shares):>9.1%}", flush=True)
-
-
-def first_pictures(dataset: DetectionDataset, count: int) -> DetectionDataset:
-    """The same set with at most `count` pictures."""
-    subset = object.__new__(DetectionDataset)
-    subset.__dict__.update(dataset.__dict__)
-    for name in ("paths", "boxes", "labels", "sizes"):
-        setattr(subset, name, getattr(dataset, name)[:count])
-    return subset
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ with the weights of a checkpoint or, without one, with random weights (which pas
 
 from __future__ import annotations
 
+import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
+
 import argparse
 import dataclasses
 import tempfile
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.train_speed import FLAGS, Stopwatch, first_pictures
+from benchmarks.common import FLAGS, Stopwatch, first_pictures
 from uhd.checkpoint import load_model
 from uhd.cli import parse_args
 from uhd.data.build import build_datasets

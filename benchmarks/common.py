@@ -1,0 +1,75 @@
+"""What several benchmarks share: the variant that all figures are of, its bare network, and a stopwatch."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from uhd.config import Config
+from uhd.data.dataset import DetectionDataset
+from uhd.models import build_model
+
+FLAGS = [
+    "--use-improved-head", "--utod-head-ese", "--use-iou-aware-head", "--utod-residual", "--use-batchnorm",
+    "--num-anchors", "8", "--auto-anchors", "--iou-loss", "ciou", "--use-ema",
+]  # fmt: skip
+
+
+class Stopwatch:
+    """Seconds by name, for functions that it has wrapped."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds[name] += time.perf_counter() - start
+
+        return timed
+
+
+def bare_step(cfg: Config, *, channels_last: bool, bf16: bool = False, compiled: bool = False) -> Callable[[], None]:
+    """One step of the bare network on random tensors."""
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    model = build_model(cfg.model).to(memory_format=memory)
+    forward = torch.compile(model) if compiled else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    images = torch.rand(cfg.optim.batch_size, 3, *cfg.input.img_size).to(memory_format=memory)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            raw = forward(images)[model.raw_names[0]]
+        raw.float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def images_per_second(step: Callable[[], None], batch_size: int, steps: int) -> float:
+    """Median over single steps, after two that warm up."""
+    times = []
+    for number in range(steps + 2):
+        start = time.perf_counter()
+        step()
+        if number >= 2:
+            times.append(time.perf_counter() - start)
+    return batch_size / statistics.median(times)
+
+
+def first_pictures(dataset: DetectionDataset, count: int) -> DetectionDataset:
+    """The same set with at most `count` pictures."""
+    subset = object.__new__(DetectionDataset)
+    subset.__dict__.update(dataset.__dict__)
+    for name in ("paths", "boxes", "labels", "sizes"):
+        setattr(subset, name, getattr(dataset, name)[:count])
+    return subset
