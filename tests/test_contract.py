@@ -125,7 +125,7 @@ def test_loss_falls_and_anchors_stay(cfg):
     task, state = start(cfg)
     task.train()
     images, targets = batch_of(cfg, 4)
-    losses = [step(task, state, images, targets) for _ in range(12)]
+    losses = [step(task, state, images, targets) for _ in range(24)]
     assert losses[-1] < 0.95 * losses[0]
     for model in (task.student, state.eval_model):
         assert torch.equal(model.anchors, torch.tensor(cfg.model.anchors))

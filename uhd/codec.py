@@ -47,12 +47,11 @@ def split_anchor_map(raw: Tensor, layout: AnchorLayout) -> Priors:
     """[B,A*(5+q+C),h,w] to its parts, one row a prior."""
     height, width = raw.shape[2:]
     batch = raw.shape[0]
-    rows = raw.view(batch, layout.num_anchors, -1, height, width).permute(0, 1, 3, 4, 2).flatten(1, 3)
-    parts = [4, 1, int(layout.has_quality), layout.num_classes]
-    box, obj, quality, cls = torch.split(rows, parts, dim=2)
-    return Priors(
-        box, obj.squeeze(2), quality.squeeze(2) if layout.has_quality else None, cls, (int(height), int(width))
-    )
+    # The N values of a channel stay side by side in memory: what follows is arithmetic channel by channel.
+    channels = raw.reshape(batch, layout.num_anchors, -1, height * width).permute(2, 0, 1, 3).flatten(2)
+    quality = channels[5] if layout.has_quality else None
+    cls = channels[-layout.num_classes :].permute(1, 2, 0)
+    return Priors(channels[:4].permute(1, 2, 0), channels[4], quality, cls, (int(height), int(width)))
 
 
 def cell_corners(grid: tuple[int, int], device: torch.device) -> Tensor:
@@ -63,19 +62,28 @@ def cell_corners(grid: tuple[int, int], device: torch.device) -> Tensor:
     return torch.stack([columns, rows], dim=-1).flatten(0, 1).float()
 
 
+def prior_places(grid: tuple[int, int], anchors: Tensor, wh_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each prior, [N,2] each: column and row of its cell, and its scaled anchor; anchors and wh_scale are [A,2]."""
+    cells = cell_corners(grid, anchors.device).repeat(anchors.shape[0], 1)
+    return cells, (anchors * wh_scale).repeat_interleave(grid[0] * grid[1], dim=0)
+
+
+def decode_box_logits(logits: Tensor, cells: Tensor, sizes: Tensor, grid: tuple[int, int]) -> Tensor:
+    """tx ty tw th [...,4] of priors at cells [...,2] with scaled anchors [...,2] to boxes [...,4] xyxy, not clipped."""
+    scale = torch.tensor([grid[1], grid[0]], dtype=torch.float32, device=logits.device)
+    centres = (logits[..., :2].sigmoid() + cells) / scale
+    half = F.softplus(logits[..., 2:]) * sizes / 2
+    # Joined along the first dimension, so that the layout of `split_anchor_map` stays.
+    return torch.cat([(centres - half).movedim(-1, 0), (centres + half).movedim(-1, 0)]).movedim(0, -1)
+
+
 def decode_anchor_boxes(priors: Priors, anchors: Tensor, wh_scale: Tensor) -> Tensor:
     """Boxes [B,N,4] xyxy, not clipped to the picture; anchors and wh_scale are [A,2] (w, h)."""
-    height, width = priors.grid
-    corners = cell_corners(priors.grid, priors.box.device).repeat(anchors.shape[0], 1)
-    scale = torch.tensor([width, height], dtype=torch.float32, device=priors.box.device)
-    sizes = (anchors * wh_scale).repeat_interleave(height * width, dim=0)
-    centres = (priors.box[..., :2].sigmoid() + corners) / scale
-    half = F.softplus(priors.box[..., 2:]) * sizes / 2
-    return torch.cat([centres - half, centres + half], dim=-1)
+    return decode_box_logits(priors.box, *prior_places(priors.grid, anchors, wh_scale), priors.grid)
 
 
 def encode_anchor_boxes(boxes: Tensor, cells: Tensor, sizes: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The reverse of decoding for boxes [P,4] xyxy: tx ty tw th [P,4].
+    """The reverse of `decode_box_logits` for boxes [P,4] xyxy: tx ty tw th [P,4].
 
     cells [P,2] are the columns and rows of their priors, sizes [P,2] the scaled anchors. A centre
     outside its cell is brought to the cell's border.

@@ -26,11 +26,15 @@ class PriorGrid:
     shape: tuple[int, int]
 
     def centres(self) -> Tensor:
-        """Cell centres (x, y) of the priors, in cells, [N,2], anchor-major."""
+        """Cell centres (x, y), in cells, [h*w,2], row by row."""
         height, width = self.shape
         device = self.anchors.device
         y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
-        return (torch.stack([x, y], dim=-1).flatten(0, 1).float() + 0.5).repeat(len(self.anchors), 1)
+        return torch.stack([x, y], dim=-1).flatten(0, 1).float() + 0.5
+
+    def priors_of(self, cells: Tensor) -> Tensor:
+        """What holds for each cell, [G,h*w], for each prior, [G,N] anchor-major."""
+        return cells.repeat(1, len(self.anchors))
 
     def size(self, like: Tensor) -> Tensor:
         """(w, h) in cells, as a tensor beside `like`."""
@@ -67,17 +71,20 @@ class Assigner(Protocol):
         ...
 
 
-def centres_inside(truths: Truths, grid: PriorGrid, centres: Tensor) -> Tensor:
-    """Whether each prior's cell centre lies inside each truth, strictly: [G,N]."""
+def centres_inside(truths: Truths, grid: PriorGrid) -> Tensor:
+    """Whether each cell's centre lies inside each truth, strictly: [G,h*w]."""
+    x, y = grid.centres().unbind(dim=1)
     corners = truths.boxes * grid.size(truths.boxes).repeat(2)
-    inside = (centres > corners[:, None, :2]) & (centres < corners[:, None, 2:])
-    return inside.all(dim=-1)
+    left, top, right, bottom = corners.unsqueeze(1).unbind(dim=2)
+    return (x > left) & (x < right) & (y > top) & (y < bottom)
 
 
-def centres_near(truths: Truths, grid: PriorGrid, centres: Tensor, cells: float) -> Tensor:
-    """Whether each prior's cell centre is less than `cells` cells (max-norm) from each truth's centre: [G,N]."""
+def centre_distances(truths: Truths, grid: PriorGrid) -> Tensor:
+    """Max-norm distance of each cell's centre from each truth's centre, in cells: [G,h*w]."""
+    x, y = grid.centres().unbind(dim=1)
     middle = (truths.boxes[:, :2] + truths.boxes[:, 2:]) / 2 * grid.size(truths.boxes)
-    return (centres - middle[:, None]).abs().amax(dim=-1) < cells
+    offset_x, offset_y = (x - middle[:, :1]).abs(), (y - middle[:, 1:]).abs()
+    return torch.maximum(offset_x, offset_y)
 
 
 def settle(wanted: Tensor, cost: Tensor, truths: Truths, batch: int) -> tuple[Tensor, Tensor]:

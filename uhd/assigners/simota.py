@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from uhd.assigners.base import NEAR_CELLS, Predictions, PriorGrid, Truths, centres_inside, centres_near, settle
+from uhd.assigners.base import NEAR_CELLS, Predictions, PriorGrid, Truths, centre_distances, centres_inside, settle
 from uhd.boxes import box_iou
 from uhd.types import Assignment, Targets
 
@@ -26,13 +26,11 @@ class SimOTAAssigner:
         """A prior wanted by two truths stays with the one it costs less."""
         batch, priors = predictions.boxes.shape[:2]
         truths = Truths.of(targets)
-        centres = grid.centres()
-        inside = centres_inside(truths, grid, centres)
-        near = centres_near(truths, grid, centres, NEAR_CELLS)
-        candidate = inside | near
+        inside, near = centres_inside(truths, grid), centre_distances(truths, grid) < NEAR_CELLS
+        candidate, dearer = grid.priors_of(inside | near), grid.priors_of(~(inside & near))
         iou = box_iou(truths.boxes[:, None], predictions.boxes[truths.image]) * candidate
         cost = self._class_cost(predictions.scores, truths) - IOU_WEIGHT * torch.log(iou + 1e-8)
-        cost = (cost + OUTSIDE_COST * ~(inside & near)).masked_fill(~candidate, torch.inf)
+        cost = (cost + OUTSIDE_COST * dearer).masked_fill(~candidate, torch.inf)
         limit = min(self.topk, priors)
         wanted_count = iou.topk(limit, dim=1).values.sum(dim=1).floor().long().clamp(min=1)
         lowest, index = cost.topk(limit, dim=1, largest=False)

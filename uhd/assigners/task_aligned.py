@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from uhd.assigners.base import NEAR_CELLS, Predictions, PriorGrid, Truths, centres_inside, centres_near, settle
+from uhd.assigners.base import NEAR_CELLS, Predictions, PriorGrid, Truths, centre_distances, centres_inside, settle
 from uhd.boxes import box_iou
 from uhd.types import Assignment, Targets
 
@@ -23,10 +23,9 @@ class TaskAlignedAssigner:
         """A prior wanted twice goes to the higher IoU; quality is the alignment, scaled a truth to its best IoU."""
         batch, priors = predictions.boxes.shape[:2]
         truths = Truths.of(targets)
-        centres = grid.centres()
-        inside = centres_inside(truths, grid, centres)
-        candidate = inside & centres_near(truths, grid, centres, NEAR_CELLS)
-        candidate |= centres_near(truths, grid, centres, CENTRE_CELLS)
+        distance = centre_distances(truths, grid)
+        cells = (centres_inside(truths, grid) & (distance < NEAR_CELLS)) | (distance < CENTRE_CELLS)
+        candidate = grid.priors_of(cells)
         iou = box_iou(truths.boxes[:, None], predictions.boxes[truths.image])
         score = predictions.scores.transpose(1, 2)[truths.image, truths.labels]
         alignment = score.pow(SCORE_POWER) * iou.pow(IOU_POWER)

@@ -51,15 +51,18 @@ class AnchorCriterion(nn.Module):
         scoring = self.scoring
         priors = codec.split_anchor_map(preds[scoring.raw_name].float(), scoring.layout)
         anchors, wh_scale = preds["anchors"].float(), preds["wh_scale"].float()
-        boxes = codec.decode_anchor_boxes(priors, anchors, wh_scale)
+        cells, sizes = codec.prior_places(priors.grid, anchors, wh_scale)
         grid = PriorGrid(anchors.detach(), priors.grid)
         with torch.no_grad():
+            candidates = codec.decode_box_logits(priors.box, cells, sizes, priors.grid)
             scores = codec.anchor_scores(priors, scoring.iou_aware, scoring.quality_power)
-        assignment = self.assigner(Predictions(boxes.detach(), scores), grid, targets)
+        assignment = self.assigner(Predictions(candidates, scores), grid, targets)
 
         image, prior = torch.nonzero(assignment.truth >= 0, as_tuple=True)
         row = assignment.truth[image, prior]
-        iou, similarity = box_similarity(boxes[image, prior], targets.boxes[image, row], self.cfg.iou_loss)
+        # Decoded once more with gradients: the positives are few, and nothing else has any.
+        boxes = codec.decode_box_logits(priors.box[image, prior], cells[prior], sizes[prior], priors.grid)
+        iou, similarity = box_similarity(boxes, targets.boxes[image, row], self.cfg.iou_loss)
         quality, weight, normaliser = self._positives(assignment, iou.detach(), image, prior)
         # Background is 0; the positives' IoU (or what stands for it) is what a quality branch learns.
         quality_map = torch.zeros_like(priors.obj).index_put((image, prior), quality)
@@ -104,13 +107,13 @@ def ignored_priors(targets: Targets, grid: PriorGrid) -> Tensor:
     height, width = grid.shape
     image, row = torch.nonzero(targets.labels == IGNORED, as_tuple=True)
     boxes = targets.boxes[image, row] * grid.size(targets.boxes).repeat(2)
-    centres = grid.centres()[: height * width]
+    centres = grid.centres()
     covered = ((centres >= boxes[:, None, :2]) & (centres <= boxes[:, None, 2:])).all(dim=-1)
     middle = ((boxes[:, :2] + boxes[:, 2:]) / 2).long()
     cell = middle[:, 1].clamp(0, height - 1) * width + middle[:, 0].clamp(0, width - 1)
     covered = covered.scatter(1, cell[:, None], True)
     counts = boxes.new_zeros(batch, height * width).index_add_(0, image, covered.float())
-    return (counts > 0).repeat(1, len(grid.anchors))
+    return grid.priors_of(counts > 0)
 
 
 def _masked_bce(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ BN_EPS = 1e-3
 BN_MOMENTUM = 0.03
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
-    "swish": lambda: nn.SiLU(inplace=True),
+    "swish": lambda: nn.SiLU(),
 }
 
 
