@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
+from uhd.signals import Stopped, StopSignals, leave_at_once  # isort: skip
+
+if __name__ == "__main__":
+    leave_at_once("train.py")  # until `main`: torch takes seconds to load
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +19,7 @@ import torch
 
 from uhd import dist
 from uhd.augment import load_pipeline
-from uhd.checkpoint import Checkpoint, load_fitting, remove_temporary_files, save_checkpoint
+from uhd.checkpoint import Checkpoint, load_fitting, names_file, remove_temporary_files, save_checkpoint
 from uhd.cli import parse_args
 from uhd.config import Config
 from uhd.data.build import build_datasets
@@ -29,7 +34,6 @@ from uhd.models import build_model, count_macs, count_parameters
 from uhd.optim import TrainState
 from uhd.reports import write_reports
 from uhd.resolve import resolve
-from uhd.signals import Stopped, StopSignals
 from uhd.task import DetectionTask, build_task
 
 log = logging.getLogger("uhd")
@@ -55,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The error's message on one line, without the traceback that a loader's worker sends along."""
     text = str(error).strip()
     if text.startswith("Caught "):
@@ -81,7 +85,8 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
         load_weights(task, checkpoint, cfg)
     state = TrainState(cfg.optim, task, device)
     if checkpoint and cfg.run.resume:
-        state.load_state_dict(checkpoint.state)
+        with names_file(checkpoint, "--resume"):
+            state.load_state_dict(checkpoint.state)
     val_loader = loader_of(val_set, cfg, device, shuffle=False)
     if cfg.run.val_only:
         validate_only(cfg, state, val_loader, signals)
@@ -97,12 +102,14 @@ def train(
     """The epochs that are left; each ends with a saved state."""
     train_loader, val_loader = loaders
     last_epoch = cfg.optim.stop_epoch or cfg.optim.epochs
+    if state.epoch >= last_epoch:
+        log.info("nothing is left to do: %d of %d epochs are finished", state.epoch, last_epoch)
+        summarise(run_dir, state, None)
+        return
     remove_temporary_files(run_dir)
     run_log = RunLog(run_dir, cfg, state.epoch)
     log.info("run folder %s, device %s", run_dir, state.device)
     validation: Validation | None = None
-    if state.epoch >= last_epoch:
-        log.info("nothing is left to do: %d of %d epochs are finished", state.epoch, last_epoch)
     signals.defer()
     try:
         if state.epoch == 0:
@@ -119,6 +126,8 @@ def train(
                 validation = evaluate(state.eval_model, state.task, val_loader, cfg, progress_of("validation", signals))
                 stats |= validation.metrics
                 is_best = state.note_map(validation.evaluation.map50)
+                if not math.isfinite(stats["val/loss"] or 0):
+                    log.warning("epoch %d: the validation loss is not finite", state.epoch)
             save_checkpoint(run_dir, cfg, state, stats, is_best=is_best)
             run_log.epoch({"epoch": state.epoch, **stats})
             if is_best and validation:
@@ -156,17 +165,17 @@ def summarise(run_dir: Path, state: TrainState, validation: Validation | None) -
         "sample pictures": "samples.png",
         "figures by epoch": "metrics.jsonl",
     }
-    for what, name in files.items():
-        log.info(
-            "%-16s %s", what, ", ".join(str(run_dir / part) for part in name.split(", ") if (run_dir / part).exists())
-        )
+    for what, names in files.items():
+        written = [str(run_dir / name) for name in names.split(", ") if (run_dir / name).exists()]
+        if written:
+            log.info("%-16s %s", what, ", ".join(written))
 
 
 def validate_only(cfg: Config, state: TrainState, val_loader: BatchLoader, signals: StopSignals) -> None:
     """Validates the loaded weights and writes val.json and the pictures into the run folder."""
     if not len(val_loader):
         raise ValueError(f"--val-only: no picture to validate with (--val-split {cfg.data.val_split})")
-    run_dir = make_folder(Path(cfg.run.run_dir), "--ckpt-out")
+    run_dir = make_folder(Path(cfg.run.run_dir), "--ckpt-out" if cfg.run.ckpt_out else "--exp-name")
     validation = evaluate(state.eval_model, state.task, val_loader, cfg, progress_of("validation", signals))
     figures = {key: finite_or_none(value) for key, value in validation.metrics.items()}
     (run_dir / "val.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
@@ -206,7 +215,8 @@ def load_weights(task: DetectionTask, checkpoint: Checkpoint, cfg: Config) -> No
     """The weights of --ckpt; what does not fit is left, with a line each, where --ckpt-non-strict is given."""
     weights = checkpoint.weights if cfg.optim.use_ema or not cfg.run.val_only else checkpoint.state["model"]
     if not cfg.run.ckpt_non_strict:
-        task.student.load_state_dict(weights)
+        with names_file(checkpoint, "--ckpt"):
+            task.student.load_state_dict(weights)
         return
     for note in load_fitting(task.student, weights):
         log.info("--ckpt-non-strict: %s", note)

@@ -85,6 +85,8 @@ def test_unknown_names_are_skipped_with_one_warning(
         pytest.param("data_augment:", ["data_augment", "mapping"], id="nothing under it"),
         pytest.param("data_augment: [HorizontalFlip]", ["data_augment", "mapping"], id="a list under it"),
         pytest.param("data_augment: {a: [", ["YAML", "line 1"], id="bad YAML"),
+        pytest.param("data_augment:\n  CLAHE: 1\n  CLAHE: 0.5", ["CLAHE", "twice", "line 3"], id="op twice"),
+        pytest.param("data_augment: {CLAHE: {prob: 1, prob: 0}}", ["prob", "twice"], id="parameter twice"),
         pytest.param("data_augment: !!python/object:os.system {}", ["YAML"], id="code in YAML"),
         pytest.param("data_augment: {Mosaic: 0.5}", ["Mosaic", "not available yet"], id="not available"),
         pytest.param("data_augment: {Rotate: {prob: 1}}", ["Rotate", "not available yet"], id="not available 2"),

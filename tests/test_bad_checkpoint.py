@@ -22,6 +22,10 @@ def with_config(content, **model):
     return {**content, "config": config}
 
 
+def without(content, part):
+    return {**content, "state": {key: value for key, value in content["state"].items() if key != part}}
+
+
 CHECKPOINTS = {
     "truncated": lambda content, raw: raw[: len(raw) // 2],
     "without its end": lambda content, raw: raw[:-100],
@@ -34,6 +38,11 @@ CHECKPOINTS = {
     "unknown setting": lambda content, raw: with_config(content, wings=2),
     "of a later architecture": lambda content, raw: with_config(content, arch="hexformer"),
     "of a later version": lambda content, raw: {**content, "format": 99},
+    "version in words": lambda content, raw: {**content, "format": "new"},
+    "state that is no mapping": lambda content, raw: {**content, "state": []},
+    "state without its optimizer": lambda content, raw: without(content, "optimizer"),
+    "state without its random numbers": lambda content, raw: without(content, "rng"),
+    "setting of the wrong kind": lambda content, raw: with_config(content, cnn_width="wide"),
 }
 
 
@@ -48,6 +57,16 @@ def test_file_that_is_no_checkpoint_of_ours(kind, flag, refused, trained, tmp_pa
         torch.save(made, tmp_path / "x.pt")
     error = refused(flag, "x.pt", mentions=(f"{flag} x.pt",))
     assert len(error) < 300
+
+
+@pytest.mark.parametrize("flag", ["--ckpt", "--resume"])
+def test_checkpoint_that_lacks_a_weight(flag, refused, trained, tmp_path, yolo_folder):
+    content = torch.load(trained / "last.pt", weights_only=True)
+    name = next(iter(content["state"]["model"]))
+    del content["state"]["model"][name]
+    torch.save(content, tmp_path / "x.pt")
+    yolo_folder()
+    refused(flag, "x.pt", "--image-dir", "data", "--epochs", "2", mentions=(f"{flag} x.pt", name))
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])

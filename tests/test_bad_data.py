@@ -28,6 +28,8 @@ BAD_LINES = {
     "negative class": ("-1 0.5 0.5 0.1 0.1", "'-1'", "integer >= 0"),
     "fraction as class": ("0.0 0.5 0.5 0.1 0.1", "'0.0'", "integer >= 0"),
     "name as class": ("person 0.5 0.5 0.1 0.1", "'person'", "integer >= 0"),
+    "underscore in a number": ("0 0.5 0.5 1_0 0.1", "'1_0'", "not a number"),
+    "digits of another script": ("0 ０.5 0.5 0.1 0.1", "'０.5'", "not a number"),
     "huge word": ("0 0.5 0.5 0.1 " + "9x" * 5000, "not a number"),
 }
 

@@ -39,7 +39,10 @@ FLAG_MISTAKES = {
     "lr nan": ("--lr nan", "--lr nan", "> 0"),
     "lr inf": ("--lr inf", "--lr inf", "> 0"),
     "batch 0": ("--batch-size 0", "--batch-size 0", "at least 1"),
-    "width 0": ("--cnn-width 0", "--cnn-width 0", "at least 1"),
+    "width 0": ("--cnn-width 0", "--cnn-width 0", "1 to 4096"),
+    "width beyond memory": ("--cnn-width 100000", "--cnn-width 100000", "1 to 4096"),
+    "size beyond memory": ("--img-size 100000x64", "--img-size", "4096"),
+    "more classes than memory": ("--num-classes 1000000000", "--num-classes 1000000000", "1 to 10000"),
     "no anchor": ("--num-anchors 0", "--num-anchors 0", "at least 1"),
     "decay 1": ("--use-ema --ema-decay 1", "--ema-decay 1", "below 1"),
     "negative clip": ("--grad-clip-norm -1", "--grad-clip-norm -1", "at least 0"),
@@ -76,6 +79,8 @@ FLAG_MISTAKES = {
     "names against their number": ("--names names.txt --num-classes 3", "--num-classes 3", "names.txt", "2"),
     "names file missing": ("--names nowhere.txt", "--names nowhere.txt", "cannot be read"),
     "names file is a folder": ("--names data", "--names data", "cannot be read"),
+    "name missing in the middle": ("--names gap.txt", "gap.txt:2", "no name"),
+    "name twice": ("--names twice.txt", "twice.txt:3", "'person'", "line 1"),
     "names file empty": ("--names empty.txt", "--names empty.txt", "one a line"),
     "class without a box": ("--classes 7", "--auto-anchors", "no box"),
     # Where the pictures are
@@ -132,6 +137,8 @@ def test_mistake_in_the_flags(mistake, refused, yolo_folder, tmp_path):
     (tmp_path / "hollow").mkdir()
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "names.txt").write_text(TWO_NAMES)
+    (tmp_path / "gap.txt").write_text("person\n\nface\n")
+    (tmp_path / "twice.txt").write_text("person\nface\nperson\n")
     (tmp_path / "all.txt").write_text("".join(f"{path}\n" for path in sorted(data.glob("*.png"))))
     (tmp_path / "one.txt").write_text("data/000.png\n")
     (tmp_path / "lost.txt").write_text("data/000.png\ndata/gone.png\n")
@@ -174,6 +181,7 @@ def test_cuda_that_is_not_there(refused, yolo_folder, monkeypatch):
         ("--utod-large-obj-depth 2", ("--utod-large-obj-depth", "--utod-large-obj-branch")),
         ("--simota-topk 5 --assigner tal", ("--simota-topk", "simota")),
         ("--quality-power 2", ("--quality-power", "--use-improved-head")),
+        ("--ema-decay 0.9", ("--ema-decay", "--use-ema")),
     ],
 )
 def test_flag_without_effect_is_one_warning(flags, named, run_train, yolo_folder):

@@ -256,7 +256,7 @@ def test_empty_text_is_none(flag):
     ],
 )
 def test_names_file(flags, classes, names, tmp_path):
-    (tmp_path / "names").write_text("person\n\n  head \nhand\n\n")
+    (tmp_path / "names").write_text("person\n  head \nhand\n\n")
     labels = parse(flags.replace("N", str(tmp_path / "names"))).labels
     assert (labels.classes, labels.class_names) == (classes, names)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from test_cli import parse, value, values, words
 
+from uhd.checkpoint import STATE_PARTS
 from uhd.cli import parse_args
 
 SAVED = (
@@ -60,7 +61,7 @@ def write_checkpoint(path, flags):
         "format": 1,
         "versions": {},
         "config": parse(flags).to_dict(),
-        "state": {},
+        "state": dict.fromkeys(STATE_PARTS),
         "metrics": {},
     }
     path.parent.mkdir(parents=True, exist_ok=True)

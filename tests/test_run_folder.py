@@ -3,10 +3,12 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import SMALL_RUN
+from conftest import ROOT, SMALL_RUN
 
 import train
 from uhd.data.dataset import DetectionDataset
@@ -90,3 +92,32 @@ def test_stop_signal_leaves_the_last_checkpoint(number, code, run_train, run_of_
     assert saved_epoch(run_of_one_epoch) == 1
     assert one_more_epoch(run_train, run_of_one_epoch).code == 0
     assert saved_epoch(run_of_one_epoch) == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stop_signal_before_the_program_has_loaded_is_one_line(number, code):
+    program = (
+        "import signal; from uhd.signals import leave_at_once; "
+        f"leave_at_once('train.py'); signal.raise_signal({int(number)}); print('still here')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == f"train.py: stopped by {number.name}\n"
+
+
+@pytest.mark.parametrize("flag", ["--ckpt", "--resume"])
+def test_stop_signal_while_a_checkpoint_is_read(flag, run_train, run_of_one_epoch, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: signal.raise_signal(signal.SIGTERM))
+    outcome = run_train(flag, run_of_one_epoch / "last.pt")
+    assert outcome.code == 143
+    assert outcome.errors == ["train.py: stopped by SIGTERM"]
+
+
+def test_train_log_holds_what_was_said_before_there_was_a_folder(run_train, yolo_folder, tmp_path):
+    folder = yolo_folder()
+    (folder / "000.png").write_bytes(b"no picture")
+    outcome = run_train(*UNVALIDATED, "--image-dir", "data", "--exp-name", "said")
+    assert outcome.code == 0
+    log = (tmp_path / "runs" / "said" / "train.log").read_text()
+    for line in [*outcome.out, *outcome.warnings]:
+        assert line.removeprefix("warning: ") in log

@@ -32,7 +32,9 @@ def auto_anchors(sizes: FloatArray, num_anchors: int, img_size: tuple[int, int],
     """
     sizes = np.asarray(sizes, dtype=np.float64).reshape(-1, 2)
     if not len(sizes):
-        raise ValueError("--auto-anchors: the training pictures hold no box to compute anchors from")
+        raise ValueError(
+            "--auto-anchors: the training pictures hold no box to compute anchors from, or RemoveOutliers ignores all"
+        )
     rng = np.random.default_rng(seed)
     anchors = _kmeans_plus_plus(sizes, num_anchors, rng)
     owner = np.full(len(sizes), -1)

@@ -8,6 +8,7 @@ import pickle
 import platform
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from uhd.optim import TrainState
 FORMAT = 1
 KEEP = 10
 TEMPORARY = ".tmp"
+STATE_PARTS = {"model", "criterion", "ema", "optimizer", "scaler", "epoch", "best", "last_map", "rng"}
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,30 @@ def read_checkpoint(path: Path | str, flag: str = "--ckpt") -> Checkpoint:
     parts = {"program", "format", "versions", "config", "state", "metrics"}
     if not isinstance(content, dict) or content.get("program") != "uhd" or not parts <= content.keys():
         raise ValueError(f"{flag} {path}: not a checkpoint of this program")
+    if not isinstance(content["format"], int) or not isinstance(content["state"], dict):
+        raise ValueError(f"{flag} {path}: not a checkpoint of this program")
+    missing = STATE_PARTS - content["state"].keys()
+    if missing:
+        raise ValueError(f"{flag} {path}: damaged, its state holds no {', '.join(sorted(missing))}")
     if content["format"] > FORMAT:
         raise ValueError(f"{flag} {path}: written by a newer version ({content['versions']['uhd']})")
     try:
         config = Config.from_dict(content["config"])
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{flag} {path}: {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{flag} {path}: a setting in it has a value of the wrong kind ({error})") from None
     return Checkpoint(path, config, content["state"], content["metrics"])
+
+
+@contextlib.contextmanager
+def names_file(checkpoint: Checkpoint, flag: str) -> Iterator[None]:
+    """While its state is loaded: one that does not fit is a ValueError that names the flag and the file."""
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{flag} {checkpoint.path}: does not fit the network it describes ({reason})") from None
 
 
 def load_model(path: Path | str) -> tuple[Detector, Config]:

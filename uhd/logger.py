@@ -30,11 +30,34 @@ class BarFriendlyHandler(logging.Handler):
         tqdm.write(prefix + record.getMessage(), file=stream)
 
 
+class Backlog(logging.Handler):
+    """Keeps what is logged before there is a run folder, for its train.log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps one record."""
+        self.records.append(record)
+
+
 def log_to_console() -> None:
     """Sets up the program's log once."""
     log.setLevel(logging.INFO)
-    log.handlers = [BarFriendlyHandler()]
+    log.handlers = [BarFriendlyHandler(), Backlog()]
     log.propagate = False
+
+
+def log_to_file(path: Path) -> None:
+    """From here on, and from the start of the session, into this file."""
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for backlog in [handler for handler in log.handlers if isinstance(handler, Backlog)]:
+        for record in backlog.records:
+            file.handle(record)
+        log.removeHandler(backlog)
+    log.addHandler(file)
 
 
 def open_run_dir(run: RunConfig, *, continues: bool) -> Path:
@@ -75,9 +98,7 @@ class RunLog:
         self.metrics_path = run_dir / "metrics.jsonl"
         self.history = [row for row in read_metrics(self.metrics_path) if row["epoch"] <= epoch]
         self._rewrite()
-        handler = logging.FileHandler(run_dir / "train.log", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
+        log_to_file(run_dir / "train.log")
         with (run_dir / "config.yaml").open("w", encoding="utf-8") as file:
             yaml.safe_dump(cfg.to_dict(), file, sort_keys=False, allow_unicode=True)
         events = Path(cfg.run.log_dir) if cfg.run.log_dir else run_dir

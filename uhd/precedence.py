@@ -235,7 +235,18 @@ def _warn_unused(typed: Typed, cfg: Config) -> None:
         "simota_topk": ("anchor_assigner simota", cfg.assign.anchor_assigner == "simota"),
         "quality_power": ("use_improved_head", getattr(model, "has_quality", True)),
         "loss_weight_quality": ("use_improved_head", getattr(model, "has_quality", True)),
+        "ema_decay": ("use_ema", cfg.optim.use_ema),
     }
     for name, (needed, given) in needs.items():
         if name in typed and not given:
             log.warning("%s has no effect without %s", flag_of(name), flag_of(needed))
+    useless: dict[str, tuple[str, ...]] = {}
+    if cfg.data.train_list:
+        useless["train_list"] = ("image_dir", "train_split", "val_split")
+    if cfg.run.val_only:
+        training = {f.name for f in dataclasses.fields(cfg.optim)} - {"batch_size", "use_ema"}
+        useless["val_only"] = tuple(sorted(training))
+    for winner, names in useless.items():
+        for name in names:
+            if typed.get(name) is not None:
+                log.warning("%s has no effect beside %s", flag_of(name), flag_of(winner))

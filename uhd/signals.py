@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from types import FrameType
 
 
-class Stopped(Exception):  # noqa: N818 - a request, not an error
-    """A signal asked the run to stop; exit_code is 130 or 143."""
+class Stopped(BaseException):
+    """A signal asked the run to stop; exit_code is 130 or 143.
+
+    Not an Exception, so that code which survives any error does not swallow it.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.exit_code = 128 + number
+
+
+def leave_at_once(program: str) -> None:
+    """Until `StopSignals` takes over, a signal ends the process with one line: nothing is under way yet."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        print(f"{program}: stopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
 
 
 def _leave_to_parent() -> None:

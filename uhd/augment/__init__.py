@@ -75,17 +75,31 @@ def _locate(path: Path) -> Path:
 
 def _read(path: str | Path) -> dict[Any, Any]:
     try:
-        content = yaml.safe_load(_locate(Path(path)).read_text(encoding="utf-8"))
+        text = _locate(Path(path)).read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"expected YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict) or "data_augment" not in content:
         raise ValueError("expected a mapping with the key data_augment")
+    _check_repeated(yaml.compose(text, Loader=yaml.SafeLoader))
     entries = content["data_augment"]
     if not isinstance(entries, dict):
         raise ValueError("data_augment: expected a mapping of ops to parameters ({} for none)")
     return entries
+
+
+def _check_repeated(node: yaml.Node | None) -> None:
+    """ValueError for a key that stands twice in a mapping: YAML's reader would silently keep the last."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen = set()
+    for key, value in node.value:
+        if key.value in seen:
+            raise ValueError(f"{key.value} stands twice (line {key.start_mark.line + 1})")
+        seen.add(key.value)
+        _check_repeated(value)
 
 
 def _is_known(name: object, path: str | Path) -> bool:

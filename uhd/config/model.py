@@ -21,6 +21,9 @@ from uhd.config.values import (
     parse_size,
 )
 
+MAX_CLASSES = 10_000
+MAX_WIDTH = 4096
+
 
 @dataclass(frozen=True)
 class InputConfig:
@@ -60,8 +63,8 @@ class LabelsConfig:
     class_names: tuple[str, ...] = derived(())
 
     def __post_init__(self) -> None:
-        if self.num_classes is not None and self.num_classes < 1:
-            raise ValueError(f"--num-classes {self.num_classes}: expected at least 1")
+        if self.num_classes is not None and not 1 <= self.num_classes <= MAX_CLASSES:
+            raise ValueError(f"--num-classes {self.num_classes}: expected 1 to {MAX_CLASSES}")
 
     def resolved(self) -> LabelsConfig:
         """With `classes` and `class_names` filled in; reads the names file.
@@ -92,9 +95,14 @@ def _read_names(path: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise ValueError(f"--names {path}: cannot be read ({reason}); expected one name a line") from None
-    names = [line.strip() for line in lines if line.strip()]
+    names = [line.strip() for line in "\n".join(lines).rstrip().splitlines()]
     if not names:
         raise ValueError(f"--names {path}: no name in it; expected one a line")
+    for number, name in enumerate(names, start=1):
+        if not name:
+            raise ValueError(f"{path}:{number}: no name; expected one for each class id in --names")
+        if names.index(name) + 1 < number:
+            raise ValueError(f"{path}:{number}: {name!r} stands in line {names.index(name) + 1} too (--names)")
     return names
 
 
@@ -138,8 +146,8 @@ class AnchorModelConfig(ModelConfig):
     quality_power: float = option(1.0, "Exponent of the quality in the score.", scope="training")
 
     def __post_init__(self) -> None:
-        if self.cnn_width < 1:
-            raise ValueError(f"--cnn-width {self.cnn_width}: expected at least 1")
+        if not 1 <= self.cnn_width <= MAX_WIDTH:
+            raise ValueError(f"--cnn-width {self.cnn_width}: expected 1 to {MAX_WIDTH}")
         if self.num_anchors < 1:
             raise ValueError(f"--num-anchors {self.num_anchors}: expected at least 1")
         if not 0 <= self.quality_power < math.inf:

@@ -103,7 +103,7 @@ class LossConfig:
         "Class loss: cross entropy of positives, or varifocal loss of all priors.",
         aliases=("--cls-loss-type",),
     )
-    loss_weight_box: float = option(2.5, "Weight of the box term.")
+    loss_weight_box: float = option(5.0, "Weight of the box term.")
     loss_weight_obj: float = option(1.0, "Weight of the objectness term.")
     loss_weight_cls: float = option(1.0, "Weight of the class term.")
     loss_weight_quality: float = option(1.0, "Weight of the quality term.")
@@ -179,7 +179,9 @@ class DecodeConfig:
     title: ClassVar[str] = "Decoding"
 
     conf_thresh: float = option(
-        0.3, "Score from which a detection is drawn and counted in precision, recall and false alarms; not mAP's."
+        0.3,
+        "Score from which a detection counts in precision, recall and false alarms; mAP has its own, and the "
+        "sample pictures show what scores as at the best F1 or higher.",
     )
     topk: int = option(50, "Detections kept a picture; mAP always looks at 100.")
     nms_iou: float = option(0.5, "Overlap (IoU) above which the lower-scored box of a class goes.")

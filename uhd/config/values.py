@@ -10,6 +10,7 @@ ResizeMode = Literal[
 RESIZE_MODE_ALIASES = {"keras_bilinear": "torch_bilinear", "keras_nearest": "torch_nearest"}
 
 Size = tuple[int, int]
+MAX_SIDE = 4096
 Pairs = tuple[tuple[float, float], ...]
 
 
@@ -20,6 +21,8 @@ def parse_size(text: str) -> Size:
         parts *= 2
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise ValueError(f"{text!r} is not a size; expected HxW in pixels, such as 64x64")
+    if max(map(int, parts)) > MAX_SIDE:
+        raise ValueError(f"{text!r} is too large; expected sides of at most {MAX_SIDE} pixels")
     return int(parts[0]), int(parts[1])
 
 

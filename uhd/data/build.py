@@ -89,7 +89,7 @@ def _check_lines(entries: Sequence[Entry], title: str, skip: bool) -> int:
     place = f"{path}:{line.number}" if line.number else path
     if not skip:
         more = f"; {len(bad)} bad lines in the {title} labels" if len(bad) > 1 else ""
-        raise ValueError(f"{place}: {line.problem}{more} (--skip-bad-labels drops them)")
+        raise ValueError(f"{place}: {line.problem}{more} (--skip-bad-labels leaves out what is wrong)")
     _log.warning("%s labels: %d bad lines dropped, first %s: %s", title, len(bad), place, line.problem)
     return len(bad)
 
@@ -114,6 +114,7 @@ def _annotate(paths: list[str], entries: Sequence[Entry], cfg: LabelsConfig) -> 
     problems = Problems(
         clipped=int(clipped.sum()),
         dropped=int((~inside).sum()),
+        first_dropped=entries[owners[wanted][~inside][0]].label_path if not inside.all() else "",
         other_classes=int((~wanted).sum()),
         missing_classes=tuple(name for name, count in zip(cfg.class_names, per_class, strict=True) if not count),
     )
@@ -131,11 +132,17 @@ def _report(title: str, dataset: DetectionDataset) -> None:
         dataset.num_backgrounds,
     )
     if problems.other_classes:
-        _log.info("%s: %d boxes of classes outside --classes are left out", title, problems.other_classes)
+        _log.info("%s: %d boxes of other classes than those chosen are left out", title, problems.other_classes)
     if problems.clipped:
         _log.warning("%s: %d boxes reach out of their pictures and are clipped", title, problems.clipped)
     if problems.dropped:
-        _log.warning("%s: %d boxes have no area inside their pictures (0..1) and are dropped", title, problems.dropped)
+        _log.warning(
+            "%s: %d boxes have no area inside their pictures (0..1) and are dropped, first in %s; labels are shares of "
+            "the picture's size, not pixels",
+            title,
+            problems.dropped,
+            problems.first_dropped,
+        )
     if problems.unreadable:
         _log.warning("%s: %d pictures cannot be read and are skipped:", title, len(problems.unreadable))
         for line in problems.unreadable[:10]:

@@ -39,7 +39,8 @@ class Problems:
     """What was found wrong with a set's files.
 
     unreadable: one line for each picture left out. bad_lines: malformed label lines that were dropped. clipped: boxes
-    that reached out of their picture. dropped: boxes of which nothing lay inside. shared_labels: pictures whose label
+    that reached out of their picture. dropped: boxes of which nothing lay inside, and first_dropped the label file of
+    the first. shared_labels: pictures whose label
     file is another picture's too. other_classes: boxes of classes that are not asked for. missing_classes: names of
     classes without a box.
     """
@@ -48,6 +49,7 @@ class Problems:
     bad_lines: int = 0
     clipped: int = 0
     dropped: int = 0
+    first_dropped: str = ""
     shared_labels: int = 0
     other_classes: int = 0
     missing_classes: tuple[str, ...] = ()

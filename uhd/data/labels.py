@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 # Label files carry five or six decimals: a box that leaves the picture by less than this is merely rounded.
 _ROUNDING = 1e-4
+# Python reads more as a number: 1_0, and digits of other scripts.
+_NUMBER = re.compile(r"[0-9.eE+-]+\Z")
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def _parse_fields(fields: list[str]) -> list[float]:
     values = [float(fields[0])]
     for field in fields[1:]:
         try:
-            value = float(field)
+            value = float(field) if _NUMBER.match(field) else math.nan
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
