@@ -53,7 +53,7 @@ def test_text_says_what_the_data_holds(tmp_path):
         "1 bad label lines",
         "1 boxes reach out",
         "1 boxes have no area",
-        "1 boxes are of classes outside --classes",
+        "1 boxes are of other classes than those chosen",
     ):
         assert expected in text
     assert "validation" not in text

@@ -94,7 +94,7 @@ def test_log_says_what_is_there_and_what_is_missing(tmp_path, caplog):
     train_set(tmp_path, LabelsConfig(classes=(0, 3)).resolved())
     assert "training: 5 pictures, 2 boxes, 3 pictures without a box" in caplog.text
     assert "class class3 has no box" in caplog.text
-    assert "1 boxes of classes outside --classes" in caplog.text
+    assert "1 boxes of other classes than those chosen" in caplog.text
     assert caplog.text.count("1 pictures share their label file") == 1
 
 

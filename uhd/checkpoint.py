@@ -63,11 +63,11 @@ def read_checkpoint(path: Path | str, flag: str = "--ckpt") -> Checkpoint:
         raise ValueError(f"{flag} {path}: not a checkpoint of this program")
     if not isinstance(content["format"], int) or not isinstance(content["state"], dict):
         raise ValueError(f"{flag} {path}: not a checkpoint of this program")
+    if content["format"] > FORMAT:
+        raise ValueError(f"{flag} {path}: written by a newer version ({content['versions']['uhd']})")
     missing = STATE_PARTS - content["state"].keys()
     if missing:
         raise ValueError(f"{flag} {path}: damaged, its state holds no {', '.join(sorted(missing))}")
-    if content["format"] > FORMAT:
-        raise ValueError(f"{flag} {path}: written by a newer version ({content['versions']['uhd']})")
     try:
         config = Config.from_dict(content["config"])
     except ValueError as error:

@@ -78,7 +78,7 @@ def _describe_problems(dataset: DetectionDataset) -> Iterator[str]:
         "boxes reach out of their pictures and are clipped": problems.clipped,
         "boxes have no area inside their pictures and are dropped": problems.dropped,
         "pictures share their label file with another picture": problems.shared_labels,
-        "boxes are of classes outside --classes": problems.other_classes,
+        "boxes are of other classes than those chosen": problems.other_classes,
     }
     yield from (f"  {count} {text}" for text, count in counts.items() if count)
     yield from (f"    {line}" for line in problems.unreadable[:10])
