@@ -19,7 +19,6 @@ import sys
 if sys.argv[1] == "on":
     import uhd.process
 from benchmarks.common import FLAGS, bare_step, images_per_second
-import torch
 from uhd.cli import parse_args
 anchors = " ".join(["0.1,0.2"] * 8)
 cfg, _ = parse_args([*FLAGS, "--cnn-width", sys.argv[2], "--anchors", anchors])

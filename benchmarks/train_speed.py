@@ -88,9 +88,9 @@ def measure(cfg: Config, train_set: DetectionDataset, epochs: int, steps: int) -
     }
     progress = Progress("epoch", 10, lambda: None)
     figures: dict[str, list[float]] = defaultdict(list)
-    task.student.forward = watch.wrap("forward", task.student.forward)  # type: ignore[method-assign]
-    task.criterion.forward = watch.wrap("loss", task.criterion.forward)  # type: ignore[method-assign]
-    state.step = watch.wrap("optimizer", state.step)  # type: ignore[method-assign]
+    task.student.forward = watch.wrap("forward", task.student.forward)
+    task.criterion.forward = watch.wrap("loss", task.criterion.forward)
+    state.step = watch.wrap("optimizer", state.step)
     loaders = {"prepared": PreparedLoader(loader), "end to end": TimedLoader(loader, watch)}
     with wrapped_backward(watch):
         for epoch in range(epochs + 1):
@@ -98,7 +98,7 @@ def measure(cfg: Config, train_set: DetectionDataset, epochs: int, steps: int) -
                 figures[name].append(images_per_second(step, cfg.optim.batch_size, steps))
             for name, source in loaders.items():
                 watch.seconds.clear()
-                stats = train_one_epoch(task, source, state, progress)  # type: ignore[arg-type]
+                stats = train_one_epoch(task, source, state, progress)
                 if not epoch:
                     continue
                 figures[name].append(float(stats["images_per_second"] or 0))
@@ -112,11 +112,11 @@ def measure(cfg: Config, train_set: DetectionDataset, epochs: int, steps: int) -
 def wrapped_backward(watch: Stopwatch) -> Iterator[None]:
     """Times the backward passes of the bare network too; the counts are cleared after those."""
     original = torch.Tensor.backward
-    torch.Tensor.backward = watch.wrap("backward", original)  # type: ignore[method-assign]
+    torch.Tensor.backward = watch.wrap("backward", original)
     try:
         yield
     finally:
-        torch.Tensor.backward = original  # type: ignore[method-assign]
+        torch.Tensor.backward = original
 
 
 def compare_variants(cfg: Config, steps: int, repeats: int = 3) -> None:
@@ -134,7 +134,7 @@ def compare_variants(cfg: Config, steps: int, repeats: int = 3) -> None:
     base = statistics.median(rates["float32 NCHW"])
     for name, values in rates.items():
         rate = statistics.median(values)
-        print(f"w{cfg.model.cnn_width:<4} {name:<38}{rate:>8.1f} images/s{rate / base:>8.2f}x")  # type: ignore[attr-defined]
+        print(f"w{cfg.model.cnn_width:<4} {name:<38}{rate:>8.1f} images/s{rate / base:>8.2f}x")
 
 
 def main() -> None:
@@ -167,7 +167,7 @@ def main() -> None:
                 cfg = dataclasses.replace(
                     base,
                     data=data,
-                    model=dataclasses.replace(base.model, cnn_width=width),  # type: ignore[call-arg]
+                    model=dataclasses.replace(base.model, cnn_width=width),
                     assign=dataclasses.replace(base.assign, anchor_assigner=assigner),
                 )
                 cfg = resolve(cfg, train_set)

@@ -54,8 +54,8 @@ def main() -> None:
         loader = build_loader(val_set, cfg.optim.batch_size, None, shuffle=False, device_is_cuda=False)
         task = build_task(cfg, model)
         watch = Stopwatch()
-        model.forward = watch.wrap("forward", model.forward)  # type: ignore[method-assign]
-        print(f"{len(val_set)} pictures, {val_set.num_boxes} boxes, w{cfg.model.cnn_width}")  # type: ignore[attr-defined]
+        model.forward = watch.wrap("forward", model.forward)
+        print(f"{len(val_set)} pictures, {val_set.num_boxes} boxes, w{cfg.model.cnn_width}")
         print(f"{'total':>9}{'forward':>9}{'beyond':>9}{'report':>9}  (seconds)")
         for _ in range(args.repeats):
             watch.seconds.clear()

@@ -120,6 +120,13 @@ def test_very_few_pictures(count, run_train, yolo_folder):
     assert ["no picture to validate with" in line for line in outcome.err] == ([True] if count == 1 else [])
 
 
+def test_weights_that_went_astray_are_warned_of(run_train, yolo_folder):
+    yolo_folder()
+    outcome = run_train(*SMALL_RUN, "--image-dir", "data", "--lr", "1e30", "--warmup-epochs", "0")
+    assert outcome.code == 0
+    assert "warning: epoch 1: the validation loss is not finite" in outcome.warnings
+
+
 def test_pictures_without_any_box_need_anchors_but_can_be_inspected(refused, accepted, yolo_folder):
     yolo_folder(["", None] * 5)
     refused("--image-dir", "data", mentions=("--auto-anchors", "no box"))

@@ -261,6 +261,12 @@ def test_names_file(flags, classes, names, tmp_path):
     assert (labels.classes, labels.class_names) == (classes, names)
 
 
+def test_lists_leave_the_other_sources_without_effect(caplog):
+    parse("--train-list a.txt --val-list b.txt --image-dir data --val-split 0.1")
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"{flag} has no effect beside --train-list" for flag in ("--image-dir", "--val-split")]
+
+
 def test_model_knows_the_number_of_classes():
     assert parse("--classes 0,3,7").model.num_classes == 3
 

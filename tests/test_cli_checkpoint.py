@@ -241,6 +241,12 @@ def test_run_folder(way, typed, expected, saved):
     assert folder == (str(saved.parent.resolve()) if expected == "own" else expected)
 
 
+def test_training_flags_beside_val_only_are_warned_of(saved, caplog):
+    parse_args(["--val-only", "--ckpt", str(saved), "--lr", "0.5", "--epochs", "3", "--batch-size", "8"])
+    said = [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()]
+    assert said == [f"{flag} has no effect beside --val-only" for flag in ("--epochs", "--lr")]
+
+
 def test_resume_takes_the_newest_of_a_folder(saved, tmp_path):
     for name in ("last_utod_0002_map_0.10000.pt", "last_utod_0010_map_0.05000.pt", "best_utod_0011_map_0.10000.pt"):
         write_checkpoint(tmp_path / name, "--cnn-width 8")

@@ -20,6 +20,7 @@ from uhd.config import (
     SECTIONS,
     Config,
     ResizeMode,
+    Section,
     flag_of,
 )
 from uhd.precedence import Typed, configure
@@ -66,17 +67,17 @@ class NotBuilt(argparse.Action):
         raise ValueError(f"{option_string} belongs to {self.metavar}, which is not built yet")
 
 
-def model_sections() -> list[type]:
+def model_sections() -> list[type[Section]]:
     """The model sections from the base down, each once."""
-    seen: dict[type, None] = {}
+    seen: dict[type[Section], None] = {}
     for config in MODEL_CONFIGS.values():
         for base in reversed(config.__mro__):
-            if dataclasses.is_dataclass(base):
+            if issubclass(base, Section):
                 seen.setdefault(base)
     return list(seen)
 
 
-def flag_fields() -> Iterator[tuple[type, dataclasses.Field[Any]]]:
+def flag_fields() -> Iterator[tuple[type[Section], dataclasses.Field[Any]]]:
     """Each section with each of its own fields that has a flag, in the order of the help text."""
     for name, section in SECTIONS.items():
         for part in model_sections() if name == "model" else [section]:
@@ -95,10 +96,10 @@ def build_parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=100, max_help_position=32),
     )
-    groups: dict[type, Any] = {}
+    groups: dict[type[Section], Any] = {}
     for section, f in flag_fields():
         if section not in groups:
-            groups[section] = parser.add_argument_group(section.title)  # type: ignore[attr-defined]
+            groups[section] = parser.add_argument_group(section.title)
         _add_flag(groups[section], section, f)
         if f.name == "resize_mode":
             _add_resize_shortcuts(groups[section])
@@ -108,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_flag(group: Any, section: type, f: dataclasses.Field[Any]) -> None:
+def _add_flag(group: Any, section: type[Section], f: dataclasses.Field[Any]) -> None:
     hint = value_type(section, f)
     meta = f.metadata
     names = [flag_of(f.name), *meta["aliases"]]
@@ -168,7 +169,7 @@ def _add_resize_shortcuts(group: Any) -> None:
         )
 
 
-def value_type(section: type, f: dataclasses.Field[Any]) -> Any:
+def value_type(section: type[Section], f: dataclasses.Field[Any]) -> Any:
     """A field's type without its `| None`."""
     hint = typing.get_type_hints(section)[f.name]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from uhd.cli import flag_fields, plain_default, value_type
-from uhd.config import DEMO_PRESET, flag_of
+from uhd.config import DEMO_PRESET, Section, flag_of
 
 START = "<!-- flags:start -->"
 END = "<!-- flags:end -->"
@@ -18,16 +18,16 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 def flag_tables() -> str:
     """The flags as Markdown tables, one a section, and what --demo-data sets."""
     lines: list[str] = []
-    current: type | None = None
+    current: type[Section] | None = None
     for section, f in flag_fields():
         if section is not current:
             current = section
-            lines += ["", f"**{section.title}**", "", "| Flag | What it does | Default |", "| --- | --- | --- |"]  # type: ignore[attr-defined]
+            lines += ["", f"**{section.title}**", "", "| Flag | What it does | Default |", "| --- | --- | --- |"]
         lines.append(_row(section, f))
     return "\n".join(lines).strip() + "\n\n" + _demo_preset()
 
 
-def _row(section: type, f: dataclasses.Field[Any]) -> str:
+def _row(section: type[Section], f: dataclasses.Field[Any]) -> str:
     bare = f.metadata["bare"]
     names = ", ".join(f"`{name}`" for name in (flag_of(f.name), *f.metadata["aliases"]))
     hint = value_type(section, f)

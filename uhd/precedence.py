@@ -10,6 +10,7 @@ from uhd.config import (
     DEMO_PRESET,
     MODEL_CONFIGS,
     SECTIONS,
+    AnchorModelConfig,
     Config,
     LabelsConfig,
     ModelConfig,
@@ -96,9 +97,9 @@ def finish(cfg: Config) -> Config:
     """Fills in what follows from the flags alone: classes, names, output stride; checks sizes that depend on them."""
     labels = cfg.labels if cfg.labels.class_names else cfg.labels.resolved()
     model = dataclasses.replace(cfg.model, num_classes=len(labels.class_names))
-    if hasattr(model, "stride"):
-        model = dataclasses.replace(model, output_stride=model.stride)  # type: ignore[call-arg]
-    _check_img_size(cfg.input.img_size, getattr(model, "stride", 1))
+    if isinstance(model, AnchorModelConfig):
+        _check_img_size(cfg.input.img_size, model.stride)
+        model = dataclasses.replace(model, output_stride=model.stride)
     evaluation = cfg.eval
     if evaluation.coco_per_class and not evaluation.coco_eval:
         evaluation = dataclasses.replace(evaluation, coco_eval=True)

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from uhd.codec import cell_corners
 from uhd.types import Assignment, Targets
 
 NEAR_CELLS = 2.5
@@ -27,10 +28,7 @@ class PriorGrid:
 
     def centres(self) -> Tensor:
         """Cell centres (x, y), in cells, [h*w,2], row by row."""
-        height, width = self.shape
-        device = self.anchors.device
-        y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
-        return torch.stack([x, y], dim=-1).flatten(0, 1).float() + 0.5
+        return cell_corners(self.shape, self.anchors.device) + 0.5
 
     def priors_of(self, cells: Tensor) -> Tensor:
         """What holds for each cell, [G,h*w], for each prior, [G,N] anchor-major."""

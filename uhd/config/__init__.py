@@ -19,7 +19,7 @@ from uhd.config.model import (
     ModelConfig,
     UltraTinyODConfig,
 )
-from uhd.config.options import Scope, field_scope, flag_of, plain, section_from_dict
+from uhd.config.options import Scope, Section, field_scope, flag_of, plain, section_from_dict
 from uhd.config.run import (
     AssignConfig,
     AutoAnchorsConfig,
@@ -52,6 +52,7 @@ __all__ = [
     "ResizeMode",
     "RunConfig",
     "Scope",
+    "Section",
     "UltraTinyODConfig",
     "field_scope",
     "flag_of",
@@ -95,7 +96,7 @@ class Config:
         return cls(**{name: section_from_dict(section_types[name], values[name]) for name in values})
 
 
-SECTIONS: dict[str, type] = {
+SECTIONS: dict[str, type[Section]] = {
     f.name: type(f.default) for f in dataclasses.fields(Config) if f.default is not dataclasses.MISSING
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from uhd.config.options import Scope, derived, option
+from uhd.config.options import Scope, Section, derived, option
 from uhd.config.values import (
     Pairs,
     ResizeMode,
@@ -21,12 +21,13 @@ from uhd.config.values import (
     parse_size,
 )
 
+Stride = Literal[4, 8, 16]
 MAX_CLASSES = 10_000
 MAX_WIDTH = 4096
 
 
 @dataclass(frozen=True)
-class InputConfig:
+class InputConfig(Section):
     """What the network is fed with."""
 
     scope: ClassVar[Scope] = "weights"
@@ -43,7 +44,7 @@ class InputConfig:
 
 
 @dataclass(frozen=True)
-class LabelsConfig:
+class LabelsConfig(Section):
     """Which classes are detected and what they are called."""
 
     scope: ClassVar[Scope] = "weights"
@@ -107,7 +108,7 @@ def _read_names(path: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """What every architecture has."""
 
     scope: ClassVar[Scope] = "weights"
@@ -128,11 +129,10 @@ class AnchorModelConfig(ModelConfig):
     """Nets with an anchor head."""
 
     title: ClassVar[str] = "Anchor head"
+    default_stride: ClassVar[Stride] = 8
 
     cnn_width: int = option(32, "Channels of the stem; all other widths are multiples of it.")
-    output_stride: Literal[4, 8, 16] | None = option(
-        None, "Pixels per cell of the output grid. Default: 8 for ultratinyod."
-    )
+    output_stride: Stride | None = option(None, "Pixels per cell of the output grid. Default: 8 for ultratinyod.")
     num_anchors: int = option(3, "Number of anchors a cell, where they are computed.")
     anchors: Pairs | None = option(
         None,
@@ -152,6 +152,11 @@ class AnchorModelConfig(ModelConfig):
             raise ValueError(f"--num-anchors {self.num_anchors}: expected at least 1")
         if not 0 <= self.quality_power < math.inf:
             raise ValueError(f"--quality-power {self.quality_power}: expected a number >= 0")
+
+    @property
+    def stride(self) -> Stride:
+        """Pixels per cell of the output grid."""
+        return self.output_stride or self.default_stride
 
 
 @dataclass(frozen=True)
@@ -180,11 +185,6 @@ class UltraTinyODConfig(AnchorModelConfig):
             raise ValueError(f"--utod-large-obj-depth {self.utod_large_obj_depth}: expected at least 0")
         if not 0 < self.utod_large_obj_ch_scale < math.inf:
             raise ValueError(f"--utod-large-obj-ch-scale {self.utod_large_obj_ch_scale}: expected a number > 0")
-
-    @property
-    def stride(self) -> int:
-        """Pixels per cell of the output grid."""
-        return self.output_stride or 8
 
     @property
     def has_quality(self) -> bool:

@@ -6,8 +6,8 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 Scope = Literal["weights", "training", "session"]
 """Where a value comes from when a checkpoint is loaded.
@@ -15,6 +15,14 @@ Scope = Literal["weights", "training", "session"]
 weights: fixes the network; always the checkpoint's. training: the checkpoint's on --resume and
 --val-only unless typed. session: never the checkpoint's.
 """
+
+
+@dataclass(frozen=True)
+class Section:
+    """What every section has: its title in the help text, and where its values come from beside a checkpoint."""
+
+    scope: ClassVar[Scope]
+    title: ClassVar[str]
 
 
 def option(
@@ -53,9 +61,10 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def field_scope(section: type, f: dataclasses.Field[Any]) -> Scope:
+def field_scope(section: type[Section], f: dataclasses.Field[Any]) -> Scope:
     """The scope of one field: its own, or its section's."""
-    return f.metadata.get("scope") or section.scope  # type: ignore[attr-defined, no-any-return]
+    own: Scope | None = f.metadata.get("scope")
+    return own or section.scope
 
 
 def section_from_dict(section: type, values: dict[str, Any]) -> Any:

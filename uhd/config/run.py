@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from uhd.config.options import Scope, derived, option
+from uhd.config.options import Scope, Section, derived, option
 from uhd.config.values import parse_optional_path
 
 
 @dataclass(frozen=True)
-class AutoAnchorsConfig:
+class AutoAnchorsConfig(Section):
     """How anchors are found."""
 
     scope: ClassVar[Scope] = "training"
@@ -24,7 +24,7 @@ class AutoAnchorsConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """Where pictures and labels come from and how they are prepared."""
 
     scope: ClassVar[Scope] = "training"
@@ -91,7 +91,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Section):
     """What is minimised."""
 
     scope: ClassVar[Scope] = "training"
@@ -116,7 +116,7 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class AssignConfig:
+class AssignConfig(Section):
     """Which priors learn which truth."""
 
     scope: ClassVar[Scope] = "training"
@@ -136,7 +136,7 @@ class AssignConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Section):
     """How the weights are learned."""
 
     scope: ClassVar[Scope] = "training"
@@ -172,7 +172,7 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
-class DecodeConfig:
+class DecodeConfig(Section):
     """From raw maps to detections."""
 
     scope: ClassVar[Scope] = "training"
@@ -198,7 +198,7 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(Section):
     """What is measured, and when."""
 
     scope: ClassVar[Scope] = "training"
@@ -217,7 +217,7 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Section):
     """This session: files, device, what to do."""
 
     scope: ClassVar[Scope] = "session"
