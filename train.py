@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
-from uhd.signals import Stopped, StopSignals, leave_at_once  # isort: skip
+from uhd.signals import StopSignals, leave_at_once  # isort: skip
 
 if __name__ == "__main__":
     leave_at_once("train.py")  # until `main`: torch takes seconds to load
@@ -32,6 +32,7 @@ from uhd.inspection import inspect_data
 from uhd.logger import RunLog, finite_or_none, log_to_console, make_folder, open_run_dir
 from uhd.models import build_model, count_macs, count_parameters
 from uhd.optim import TrainState
+from uhd.program import exit_code_of
 from uhd.reports import write_reports
 from uhd.resolve import resolve
 from uhd.task import DetectionTask, build_task
@@ -41,30 +42,7 @@ log = logging.getLogger("uhd")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the flags ask for; returns the exit code: 2 for a mistake of the user's, 130 and 143 for signals."""
-    signals = StopSignals()
-    try:
-        run(argv, signals)
-        return 0
-    except ValueError as error:
-        print(f"train.py: error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except (Stopped, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
-        # A signal to the whole process group ends the loader's workers too, which may be noticed before the signal.
-        if signals.received:
-            # Nor is the loader's complaint about them, when Python takes it down, of use to anyone.
-            sys.unraisablehook = lambda _: None
-            print(f"train.py: stopped by {signals.received}", file=sys.stderr)
-            return signals.received.exit_code
-        print(f"train.py: error: {one_line(error)}", file=sys.stderr)
-        return 1
-
-
-def one_line(error: BaseException) -> str:
-    """The error's message on one line, without the traceback that a loader's worker sends along."""
-    text = str(error).strip()
-    if text.startswith("Caught "):
-        text = text.splitlines()[-1]
-    return " ".join(text.split()) or type(error).__name__
+    return exit_code_of("train.py", lambda signals: run(argv, signals))
 
 
 def run(argv: Sequence[str] | None, signals: StopSignals) -> None:

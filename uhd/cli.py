@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from uhd.config import (
@@ -19,8 +19,11 @@ from uhd.config import (
     RESIZE_MODE_ALIASES,
     SECTIONS,
     Config,
+    DemoConfig,
+    ExportConfig,
     ResizeMode,
     Section,
+    field_scope,
     flag_of,
 )
 from uhd.precedence import Typed, configure
@@ -78,35 +81,74 @@ def model_sections() -> list[type[Section]]:
 
 
 def flag_fields() -> Iterator[tuple[type[Section], dataclasses.Field[Any]]]:
-    """Each section with each of its own fields that has a flag, in the order of the help text."""
+    """Each section of train.py with each of its own fields that has a flag, in the order of the help text."""
     for name, section in SECTIONS.items():
         for part in model_sections() if name == "model" else [section]:
-            own = inspect.get_annotations(part)
-            for f in dataclasses.fields(part):
-                if f.name in own and "help" in f.metadata:
-                    yield part, f
+            for f in own_flags(part):
+                yield part, f
+
+
+def own_flags(section: type[Section]) -> Iterator[dataclasses.Field[Any]]:
+    """A section's own fields that have a flag, without those of its bases."""
+    own = inspect.get_annotations(section)
+    for f in dataclasses.fields(section):
+        if f.name in own and "help" in f.metadata:
+            yield f
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of train.py."""
-    parser = Parser(
-        prog="train.py",
-        description="Train, validate and inspect ultra-lightweight people detectors.",
+    parser = _new_parser("train.py", "Train, validate and inspect ultra-lightweight people detectors.")
+    _add_flags(parser, flag_fields())
+    _add_not_built(parser, NOT_BUILT)
+    return parser
+
+
+def build_export_parser() -> argparse.ArgumentParser:
+    """The parser of export_onnx.py: its own flags, and those that describe a network, for scripts that repeat them."""
+    parser = _new_parser("export_onnx.py", "Export a checkpoint to ONNX, or look at a checkpoint or an ONNX file.")
+    _add_flags(parser, ((ExportConfig, f) for f in own_flags(ExportConfig)))
+    fixed = ((section, f) for section, f in flag_fields() if field_scope(section, f) == "weights")
+    _add_flags(parser, fixed, "; the checkpoint's: another value than its own is an error")
+    _add_not_built(parser, {part: flags for part, flags in NOT_BUILT.items() if part.startswith("--arch")})
+    return parser
+
+
+def build_demo_parser() -> argparse.ArgumentParser:
+    """The parser of demo_uhd.py."""
+    parser = _new_parser("demo_uhd.py", "Show what an ONNX detector finds on a camera, a video or pictures.")
+    _add_flags(parser, ((DemoConfig, f) for f in own_flags(DemoConfig)))
+    _add_not_built(parser, {"tracking": ("--track",)})
+    return parser
+
+
+def _new_parser(program: str, description: str) -> Parser:
+    return Parser(
+        prog=program,
+        description=description,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=100, max_help_position=32),
     )
+
+
+def _add_flags(
+    parser: Parser, fields: Iterable[tuple[type[Section], dataclasses.Field[Any]]], remark: str = ""
+) -> None:
+    """A group for each section; remark follows its title."""
     groups: dict[type[Section], Any] = {}
-    for section, f in flag_fields():
+    for section, f in fields:
         if section not in groups:
-            groups[section] = parser.add_argument_group(section.title)
+            groups[section] = parser.add_argument_group(section.title + remark)
         _add_flag(groups[section], section, f)
         if f.name == "resize_mode":
             _add_resize_shortcuts(groups[section])
-    for part, flags in NOT_BUILT.items():
+
+
+def _add_not_built(parser: Parser, parts: Mapping[str, tuple[str, ...]]) -> None:
+    for part, flags in parts.items():
         for flag in flags:
             parser.add_argument(flag, action=NotBuilt, nargs="?", metavar=part, help=argparse.SUPPRESS)
-    return parser
 
 
 def _add_flag(group: Any, section: type[Section], f: dataclasses.Field[Any]) -> None:
@@ -119,22 +161,17 @@ def _add_flag(group: Any, section: type[Section], f: dataclasses.Field[Any]) -> 
     if hint is bool:
         group.add_argument(*names, dest=f.name, action=argparse.BooleanOptionalAction, help=help_text)
         return
-    if meta["bare"] is not None:
-        group.add_argument(
-            *names,
-            dest=f.name,
-            nargs="?",
-            const=meta["bare"],
-            type=_converter(names[0], int, None),
-            metavar="N",
-            help=help_text,
-        )
-        return
     choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else None
     convert = meta["parse"] or (type(choices[0]) if choices else hint)
     metavar = meta["metavar"] or ("{" + ",".join(map(str, choices)) + "}" if choices else None)
+    optional = {} if meta["bare"] is None else {"nargs": "?", "const": meta["bare"]}
     group.add_argument(
-        *names, dest=f.name, type=_converter(names[0], convert, choices), metavar=metavar, help=help_text
+        *names,
+        dest=f.name,
+        type=_converter(names[0], convert, choices),
+        metavar=metavar,
+        help=help_text,
+        **optional,
     )
 
 
@@ -191,6 +228,22 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[Config, Checkpoint | 
     typed = vars(build_parser().parse_args(argv))
     _apply_resize_shortcuts(typed)
     return configure(typed)
+
+
+def parse_export_args(argv: Sequence[str] | None = None) -> tuple[ExportConfig, Typed]:
+    """What to export, and what was typed about the network; ValueError for a mistake of the user's."""
+    typed = vars(build_export_parser().parse_args(argv))
+    _apply_resize_shortcuts(typed)
+    own = {f.name for f in own_flags(ExportConfig)}
+    options = ExportConfig(**{name: value for name, value in typed.items() if name in own})
+    return options, {name: value for name, value in typed.items() if name not in own}
+
+
+def parse_demo_args(argv: Sequence[str] | None = None) -> DemoConfig:
+    """What to show; ValueError for a mistake of the user's."""
+    typed = vars(build_demo_parser().parse_args(argv))
+    _apply_resize_shortcuts(typed)
+    return DemoConfig(**typed)
 
 
 def _apply_resize_shortcuts(typed: Typed) -> None:

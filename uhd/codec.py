@@ -1,5 +1,8 @@
 """Raw maps to boxes and back: the one place that knows how an anchor map is laid out.
 
+While a graph is traced for export, torch gives sizes as tensors. They are used as they come, never turned into plain
+numbers, so that a graph can be exported whose height and width stay open.
+
 A raw map is [B,A*(5+q+C),h,w], anchor-major, channels tx ty tw th obj [quality] cls. Priors are
 numbered anchor-major too: prior = (anchor * h + row) * w + column.
 
@@ -51,7 +54,7 @@ def split_anchor_map(raw: Tensor, layout: AnchorLayout) -> Priors:
     channels = raw.reshape(batch, layout.num_anchors, -1, height * width).permute(2, 0, 1, 3).flatten(2)
     quality = channels[5] if layout.has_quality else None
     cls = channels[-layout.num_classes :].permute(1, 2, 0)
-    return Priors(channels[:4].permute(1, 2, 0), channels[4], quality, cls, (int(height), int(width)))
+    return Priors(channels[:4].permute(1, 2, 0), channels[4], quality, cls, (height, width))
 
 
 def cell_corners(grid: tuple[int, int], device: torch.device) -> Tensor:
@@ -65,16 +68,21 @@ def cell_corners(grid: tuple[int, int], device: torch.device) -> Tensor:
 def prior_places(grid: tuple[int, int], anchors: Tensor, wh_scale: Tensor) -> tuple[Tensor, Tensor]:
     """Of each prior, [N,2] each: column and row of its cell, and its scaled anchor; anchors and wh_scale are [A,2]."""
     cells = cell_corners(grid, anchors.device).repeat(anchors.shape[0], 1)
-    return cells, (anchors * wh_scale).repeat_interleave(grid[0] * grid[1], dim=0)
+    return cells, (anchors * wh_scale).unsqueeze(1).expand(-1, grid[0] * grid[1], -1).flatten(0, 1)
+
+
+def _cells_across(grid: tuple[int, int], like: Tensor) -> Tensor:
+    """Columns and rows of a grid, [2], of the type and on the device of `like`."""
+    return torch.stack([torch.as_tensor(side, dtype=like.dtype, device=like.device) for side in reversed(grid)])
 
 
 def decode_box_logits(logits: Tensor, cells: Tensor, sizes: Tensor, grid: tuple[int, int]) -> Tensor:
     """tx ty tw th [...,4] of priors at cells [...,2] with scaled anchors [...,2] to boxes [...,4] xyxy, not clipped."""
-    scale = torch.tensor([grid[1], grid[0]], dtype=torch.float32, device=logits.device)
-    centres = (logits[..., :2].sigmoid() + cells) / scale
+    centres = (logits[..., :2].sigmoid() + cells) / _cells_across(grid, logits)
     half = F.softplus(logits[..., 2:]) * sizes / 2
     # Joined along the first dimension, so that the layout of `split_anchor_map` stays.
-    return torch.cat([(centres - half).movedim(-1, 0), (centres + half).movedim(-1, 0)]).movedim(0, -1)
+    last = logits.dim() - 1  # counted from the front: torch's exporter writes a negative one as it is
+    return torch.cat([(centres - half).movedim(last, 0), (centres + half).movedim(last, 0)]).movedim(0, last)
 
 
 def decode_anchor_boxes(priors: Priors, anchors: Tensor, wh_scale: Tensor) -> Tensor:
@@ -88,8 +96,7 @@ def encode_anchor_boxes(boxes: Tensor, cells: Tensor, sizes: Tensor, grid: tuple
     cells [P,2] are the columns and rows of their priors, sizes [P,2] the scaled anchors. A centre
     outside its cell is brought to the cell's border.
     """
-    scale = torch.tensor([grid[1], grid[0]], dtype=boxes.dtype, device=boxes.device)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 * scale - cells
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 * _cells_across(grid, boxes) - cells
     ratio = ((boxes[:, 2:] - boxes[:, :2]) / sizes).clamp(min=EPS)
     # The inverse of softplus, written so that large ratios do not overflow.
     return torch.cat([torch.logit(centres, eps=EPS), ratio + torch.log(-torch.expm1(-ratio))], dim=1)
@@ -99,16 +106,22 @@ def anchor_scores(priors: Priors, iou_aware: bool, quality_power: float) -> Tens
     """Scores [B,N,C] in 0..1: obj * quality^p * cls, without obj for an IoU-aware head."""
     scores = priors.cls.sigmoid()
     if priors.quality is not None:
-        scores = scores * priors.quality.sigmoid().pow(quality_power).unsqueeze(-1)
+        quality = priors.quality.sigmoid()
+        scores = scores * (quality if quality_power == 1 else quality.pow(quality_power)).unsqueeze(-1)
     if not iou_aware:
         scores = scores * priors.obj.sigmoid().unsqueeze(-1)
     return scores
+
+
+def _at_most(size: int, count: int) -> int:
+    """The smaller of both; a size that a tracer follows stays one."""
+    return size.clamp(max=count) if isinstance(size, Tensor) else min(size, count)
 
 
 def best_candidates(boxes: Tensor, scores: Tensor, count: int) -> Detections:
     """The best prior-class pairs of each picture, [B,K] by descending score, K = min(count, N*C)."""
     num_classes = scores.shape[2]
     flat = scores.flatten(1)
-    best, index = flat.topk(min(count, flat.shape[1]), dim=1)
-    rows = torch.div(index, num_classes, rounding_mode="floor")
+    best, index = flat.topk(_at_most(flat.shape[1], count), dim=1)
+    rows = torch.div(index, num_classes, rounding_mode="trunc")
     return Detections(boxes.gather(1, rows.unsqueeze(-1).expand(-1, -1, 4)), best, index - rows * num_classes)

@@ -15,7 +15,8 @@ from uhd.anchors import auto_anchors, mean_best_iou
 from uhd.augment import Sample
 from uhd.config import AnchorModelConfig, Config
 from uhd.data.dataset import DetectionDataset
-from uhd.eval.draw import GREEN, ORANGE, draw_boxes, save_png, sheet, write_whole
+from uhd.eval.draw import GREEN, ORANGE, draw_boxes, save_png, sheet
+from uhd.files import write_whole
 from uhd.types import IGNORED, PADDING
 
 AREA_EDGES = (9, 64, 400)

@@ -15,6 +15,7 @@ from uhd.config import (
     LabelsConfig,
     ModelConfig,
     RunConfig,
+    Section,
     field_scope,
     flag_of,
     section_from_dict,
@@ -166,20 +167,45 @@ def _fixed_section(name: str, typed: Typed, checkpoint: Checkpoint, free: set[st
         if not run.ckpt_non_strict:
             raise ValueError(f"--arch {typed['arch']}: {checkpoint.path} holds a {base.arch}")
         return _section(name, typed)
-    own = {f.name: f for f in dataclasses.fields(base) if "help" in f.metadata or f.name == "arch"}
-    for key in own.keys() & typed.keys():
-        fixed = field_scope(type(base), own[key]) == "weights" and key not in free and not run.ckpt_non_strict
-        if fixed and typed[key] != getattr(base, key):
-            asked, saved = (
-                show(value, "x" if key == "img_size" else ",") for value in (typed[key], getattr(base, key))
-            )
-            raise ValueError(f"{flag_of(key)} {asked}: {checkpoint.path} was trained with {saved}")
+    if not run.ckpt_non_strict:
+        _check_agreement(base, typed, checkpoint, free)
+    own = _flag_fields_of(base)
     kept = run.resume or run.val_only
     defaults = {key: f.default for key, f in own.items() if field_scope(type(base), f) == "training" and not kept}
     section = _section(name, {**defaults, **typed}, base)
     if name == "model" and run.ckpt_non_strict and not typed.get("anchors"):
         section = _without_stale_anchors(section, base, recompute=bool(typed.get("auto_anchors")))
     return section
+
+
+def _flag_fields_of(base: Section) -> dict[str, dataclasses.Field[Any]]:
+    return {f.name: f for f in dataclasses.fields(base) if "help" in f.metadata or f.name == "arch"}
+
+
+def _check_agreement(base: Section, typed: Typed, checkpoint: Checkpoint, free: set[str]) -> None:
+    """ValueError for a typed value that fixes the weights, is not free, and is not the checkpoint's."""
+    own = _flag_fields_of(base)
+    for key in sorted(own.keys() & typed.keys() - free):
+        if field_scope(type(base), own[key]) == "weights" and typed[key] != getattr(base, key):
+            asked, saved = (
+                show(value, "x" if key == "img_size" else ",") for value in (typed[key], getattr(base, key))
+            )
+            raise ValueError(f"{flag_of(key)} {asked}: {checkpoint.path} was trained with {saved}")
+
+
+def agree(typed: Typed, checkpoint: Checkpoint) -> Config:
+    """The checkpoint's config, at the typed --img-size; any other typed value must be the checkpoint's own.
+
+    Raises ValueError that names both values where one is not, and for a size that the network cannot have.
+    """
+    saved = checkpoint.config
+    if typed.get("arch", saved.model.arch) != saved.model.arch:
+        raise ValueError(f"--arch {typed['arch']}: {checkpoint.path} holds a {saved.model.arch}")
+    for section in (saved.input, saved.model):
+        _check_agreement(section, typed, checkpoint, {"img_size"})
+    _fixed_labels(saved.labels, typed, checkpoint, RunConfig())
+    size = typed.get("img_size", saved.input.img_size)
+    return finish(dataclasses.replace(saved, input=dataclasses.replace(saved.input, img_size=size)))
 
 
 def _without_stale_anchors(section: Any, base: Any, *, recompute: bool) -> Any:

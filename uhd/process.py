@@ -1,6 +1,7 @@
-"""Settings of the process for training on a CPU. Importing this module makes them; import it before torch.
+"""Settings of the process. Importing this module makes them; import it before torch and onnxruntime.
 
-Both change speed only, never a result. What they bring is measured by benchmarks/process_settings.py.
+Those for training on a CPU change speed only, never a result. What they bring is measured by
+benchmarks/process_settings.py. onnxruntime sends usage data where it is not told otherwise.
 """
 
 from __future__ import annotations
@@ -34,4 +35,5 @@ def _keep_freed_memory() -> None:
 
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _keep_freed_memory()

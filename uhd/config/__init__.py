@@ -11,6 +11,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from uhd.config.demo import DemoConfig
+from uhd.config.export import DynamicAxes, ExportConfig
 from uhd.config.model import (
     MODEL_CONFIGS,
     AnchorModelConfig,
@@ -30,7 +32,7 @@ from uhd.config.run import (
     OptimConfig,
     RunConfig,
 )
-from uhd.config.values import RESIZE_MODE_ALIASES, ResizeMode, parse_size
+from uhd.config.values import RESIZE_MODE_ALIASES, ResizeMode, ScoreMode, parse_size
 
 __all__ = [
     "DEMO_PRESET",
@@ -43,7 +45,10 @@ __all__ = [
     "Config",
     "DataConfig",
     "DecodeConfig",
+    "DemoConfig",
+    "DynamicAxes",
     "EvalConfig",
+    "ExportConfig",
     "InputConfig",
     "LabelsConfig",
     "LossConfig",
@@ -52,6 +57,7 @@ __all__ = [
     "ResizeMode",
     "RunConfig",
     "Scope",
+    "ScoreMode",
     "Section",
     "UltraTinyODConfig",
     "field_scope",

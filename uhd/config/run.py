@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from uhd.config.options import Scope, Section, derived, option
+from uhd.config.options import Scope, Section, derived, flag_of, option
 from uhd.config.values import parse_optional_path
 
 
@@ -171,6 +171,14 @@ class OptimConfig(Section):
             raise ValueError(f"--ema-decay {self.ema_decay}: expected at least 0 and below 1")
 
 
+def check_thresholds(section: Section, *names: str) -> None:
+    """ValueError for a threshold that is no number from 0 to 1; None is one that is not set."""
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{flag_of(name)} {value}: expected a number from 0 to 1")
+
+
 @dataclass(frozen=True)
 class DecodeConfig(Section):
     """From raw maps to detections."""
@@ -188,10 +196,7 @@ class DecodeConfig(Section):
     pre_nms_topk: int = option(512, "Best candidates that enter the suppression.")
 
     def __post_init__(self) -> None:
-        for name in ("conf_thresh", "nms_iou"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: expected a number from 0 to 1")
+        check_thresholds(self, "conf_thresh", "nms_iou")
         for name in ("topk", "pre_nms_topk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")

@@ -9,6 +9,9 @@ ResizeMode = Literal[
 ]
 RESIZE_MODE_ALIASES = {"keras_bilinear": "torch_bilinear", "keras_nearest": "torch_nearest"}
 
+ScoreMode = Literal["obj*quality*cls", "quality*cls", "obj*cls", "cls"]
+"""The factors of a detection's score."""
+
 Size = tuple[int, int]
 MAX_SIDE = 4096
 Pairs = tuple[tuple[float, float], ...]

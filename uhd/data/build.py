@@ -45,15 +45,19 @@ def build_datasets(
         _log.warning("no picture to validate with: --val-split is %s", data_cfg.val_split)
     reduced = input_cfg.resize_mode == "opencv_inter_area"
     spec = ImageSpec(input_cfg.img_size, input_cfg.resize_mode)
-    train = _read_set("training", train_paths, replace(spec, reduced=reduced), labels_cfg, data_cfg)
-    val = _read_set("validation", val_paths, spec, labels_cfg, data_cfg)
+    train = read_set("training", train_paths, replace(spec, reduced=reduced), labels_cfg, data_cfg)
+    val = read_set("validation", val_paths, spec, labels_cfg, data_cfg)
     train.transform = transform
     return train, val
 
 
-def _read_set(
+def read_set(
     title: str, paths: Sequence[str], spec: ImageSpec, labels_cfg: LabelsConfig, data_cfg: DataConfig
 ) -> DetectionDataset:
+    """Reads and checks the pictures of one set; title names it in messages.
+
+    Raises ValueError where a label line is malformed or none of the pictures can be read.
+    """
     images, entries = open_images(paths, spec, data_cfg.cache, data_cfg.cache_dir or DEFAULT_CACHE_DIR, title)
     bad_lines = _check_lines(entries, title, data_cfg.skip_bad_labels)
     readable = np.array([i for i, entry in enumerate(entries) if not entry.error], dtype=np.int64)

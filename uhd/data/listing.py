@@ -37,15 +37,16 @@ def list_sets(cfg: DataConfig, *, need_train: bool = True) -> tuple[list[str], l
     return train if need_train else [], val
 
 
-def find_images(source: str | Path) -> list[str]:
+def find_images(source: str | Path, flag: str = "--image-dir") -> list[str]:
     """Absolute paths, sorted, of the pictures in a folder and its subfolders, or in a text file that lists them.
 
-    Hidden files and folders are passed over; a picture that is reached twice through links counts once.
+    Hidden files and folders are passed over; a picture that is reached twice through links counts once. flag is named
+    in errors.
     """
     if os.path.isfile(source):
-        return read_list(source, "--image-dir")
+        return read_list(source, flag)
     if not os.path.isdir(source):
-        raise ValueError(f"--image-dir {source}: no such folder (looked in {os.path.abspath(source)})")
+        raise ValueError(f"{flag} {source}: no such folder (looked in {os.path.abspath(source)})")
     found: list[str] = []
     visited = set()
     for folder, subfolders, names in os.walk(os.path.abspath(source), followlinks=True):
@@ -58,7 +59,7 @@ def find_images(source: str | Path) -> list[str]:
         found += [os.path.join(folder, name) for name in names if _is_image(name)]
     if not found:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise ValueError(f"--image-dir {source}: no picture ({suffixes}) in {os.path.abspath(source)} or below")
+        raise ValueError(f"{flag} {source}: no picture ({suffixes}) in {os.path.abspath(source)} or below")
     return _unique(found)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from uhd.files import write_whole
 
 Image = NDArray[np.uint8]
 Color = tuple[int, int, int]
@@ -112,20 +113,3 @@ def save_png(path: Path | str, image: Image) -> None:
     encoded, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
     assert encoded
     write_whole(path, data.tobytes())
-
-
-def write_whole(path: Path | str, data: bytes) -> None:
-    """Writes a file under a temporary name beside it, then renames; creates no folder. Raises OSError.
-
-    Whoever reads the file meanwhile sees the old one or the new one, and a full disk leaves the old one.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

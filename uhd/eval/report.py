@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from uhd.eval.draw import GREEN, ORANGE, Image, draw_boxes, save_png, sheet, write_whole
+from uhd.eval.draw import GREEN, ORANGE, Image, draw_boxes, save_png, sheet
 from uhd.eval.mean_ap import AREA_RANGES, RECALL_GRID, Evaluation
+from uhd.files import write_whole
 
 History = Sequence[Mapping[str, float | None]]
 """One mapping an epoch with the names of metrics.jsonl; any but `epoch` may be missing or None."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import itertools
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from uhd.codec import best_candidates
 from uhd.config import DecodeConfig, ModelConfig
 from uhd.types import Detections
 
@@ -20,10 +22,12 @@ class Detector(nn.Module, ABC):
     """A network from pictures to raw maps, and its decoding to boxes.
 
     tag names the architecture in checkpoint files; raw_names are the maps of `forward` in the
-    order in which an exported graph gives them.
+    order in which an exported graph gives them, decoder names what turns them into boxes without
+    torch (`uhd.export.decode_np`).
     """
 
     tag: str
+    decoder: str
     raw_names: tuple[str, ...]
     stride: int
     uses_nms: bool = True
@@ -37,8 +41,20 @@ class Detector(nn.Module, ABC):
         """[B,3,H,W] RGB in 0..1 to the raw maps (logits), plus "features" [B,F,h,w]."""
 
     @abstractmethod
+    def candidates(self, preds: Preds) -> tuple[Tensor, Tensor]:
+        """All candidates in their fixed order: boxes [B,N,4] xyxy, not clipped, and scores [B,N,C] in 0..1."""
+
     def decode(self, preds: Preds, cfg: DecodeConfig) -> Detections:
-        """The best candidates [B,K] by descending score, before suppression; K is fixed by the shapes."""
+        """The best `pre_nms_topk` candidate-class pairs [B,K] by descending score; K is fixed by the shapes."""
+        return best_candidates(*self.candidates(preds), cfg.pre_nms_topk)
+
+    @abstractmethod
+    def decoding(self) -> dict[str, Any]:
+        """Plain values that `decoder` needs beside the raw maps."""
+
+    def details(self) -> dict[str, Any]:
+        """Plain values that a user of an exported file may want to know."""
+        return {"stride": self.stride}
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uhd import codec
-from uhd.config import DecodeConfig, UltraTinyODConfig
+from uhd.config import UltraTinyODConfig
 from uhd.models.base import Detector, Preds
 from uhd.models.layers import ESE, ConvBNAct, DWSep, SPPFMin, Style
-from uhd.types import Detections
 
 PRIOR_PROBABILITY = 0.01
 """What objectness, quality and class predict at first: most priors hold nobody. At one half, quality's sum over all
@@ -148,6 +148,7 @@ class UltraTinyOD(Detector):
     """Raw maps: the head's map, the anchors [A,2] (w, h, normalised) and their learned scale [A,2]."""
 
     tag = "utod"
+    decoder = "anchor"
     cfg: UltraTinyODConfig
     anchors: Tensor
 
@@ -174,9 +175,22 @@ class UltraTinyOD(Detector):
         maps = (self.head(features), self.anchors, self.wh_scale)
         return {**dict(zip(self.raw_names, maps, strict=True)), "features": features}
 
-    def decode(self, preds: Preds, cfg: DecodeConfig) -> Detections:
-        """The best `pre_nms_topk` prior-class pairs [B,K] by descending score."""
+    def candidates(self, preds: Preds) -> tuple[Tensor, Tensor]:
+        """Every prior: boxes [B,N,4] and scores [B,N,C]."""
         priors = codec.split_anchor_map(preds[self.raw_names[0]].float(), self.layout)
         boxes = codec.decode_anchor_boxes(priors, preds["anchors"].float(), preds["wh_scale"].float())
-        scores = codec.anchor_scores(priors, self.cfg.use_iou_aware_head, self.cfg.quality_power)
-        return codec.best_candidates(boxes, scores, cfg.pre_nms_topk)
+        return boxes, codec.anchor_scores(priors, self.cfg.use_iou_aware_head, self.cfg.quality_power)
+
+    def decoding(self) -> dict[str, Any]:
+        """The settings of `uhd.export.decode_np.AnchorDecoder`."""
+        factors = {"obj": not self.cfg.use_iou_aware_head, "quality": self.cfg.has_quality, "cls": True}
+        return {
+            "num_classes": self.cfg.num_classes,
+            "has_quality": self.cfg.has_quality,
+            "score_mode": "*".join(name for name, given in factors.items() if given),
+            "quality_power": self.cfg.quality_power,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """The stride of the grid, the anchors (w, h, normalised) and what they are multiplied by."""
+        return {**super().details(), "anchors": self.anchors.tolist(), "wh_scale": self.wh_scale.tolist()}

@@ -1,0 +1,75 @@
+"""Export a checkpoint to ONNX, or look at a file: `python export_onnx.py --help`."""
+
+from __future__ import annotations
+
+import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
+from uhd.signals import StopSignals, leave_at_once  # isort: skip
+
+if __name__ == "__main__":
+    leave_at_once("export_onnx.py")  # until `main`: torch takes seconds to load
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from uhd.checkpoint import read_checkpoint
+from uhd.cli import parse_export_args
+from uhd.config import ExportConfig
+from uhd.export.build import build_network, finish, prepare, save
+from uhd.export.info import describe_file
+from uhd.export.quantize import quantize_network
+from uhd.export.report import write_report
+from uhd.export.tflite import write_tflite
+from uhd.export.verify import verify
+from uhd.files import check_writable
+from uhd.logger import log_to_console
+from uhd.precedence import agree
+from uhd.program import exit_code_of
+
+log = logging.getLogger("uhd")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Does what the flags ask for; exit code 2 for a mistake of the user's, 1 where --verify finds a difference."""
+    return exit_code_of("export_onnx.py", lambda signals: run(argv, signals))
+
+
+def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
+    """One session: look at a file, or export."""
+    log_to_console()
+    options, typed = parse_export_args(argv)
+    if options.info:
+        print(describe_file(Path(options.info)))
+        return
+    assert options.checkpoint
+    output = Path(options.output or default_output(options))
+    check_writable(output, "--output")
+    if options.tflite:
+        check_writable(Path(options.tflite), "--tflite")
+    checkpoint = read_checkpoint(options.checkpoint, "--checkpoint")
+    export = prepare(checkpoint, agree(typed, checkpoint), options)
+    network = build_network(export)
+    log.info("%s: %d operators in the network, opset %d", export.metadata.arch, len(network.graph.node), options.opset)
+    models = {"FP32": finish(export, network)}
+    if options.int8:
+        models["INT8"] = finish(export, quantize_network(export, network), "int8")
+    *_, model = models.values()
+    if options.verify:
+        verify(export, model)
+    if options.tflite:
+        write_tflite(export, network, Path(options.tflite))
+    if options.report:
+        write_report(export, models, output)
+    save(model, output)
+    log.info("wrote %s (%.2f MB)", output, output.stat().st_size / 1e6)
+
+
+def default_output(options: ExportConfig) -> str:
+    """The checkpoint's name with the ending of what is exported."""
+    assert options.checkpoint
+    return str(Path(options.checkpoint).with_suffix("")) + ("_int8.onnx" if options.int8 else ".onnx")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

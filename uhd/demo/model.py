@@ -1,0 +1,50 @@
+"""The detector that the flags describe."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+
+from uhd.config import DemoConfig, LabelsConfig, flag_of
+from uhd.runtime import Detector, Overrides
+
+
+def load_detector(cfg: DemoConfig) -> Detector:
+    """Loads --onnx with what is typed about it, and runs it once, so that the first picture is timed like any other.
+
+    Raises ValueError that names flag and file where it is no detector, cannot be run, or contradicts what is typed.
+    """
+    assert cfg.onnx
+    names = LabelsConfig(names=cfg.names).resolved().class_names if cfg.names else None
+    overrides = Overrides(
+        conf_thresh=cfg.conf_thresh,
+        nms_iou=cfg.nms_iou,
+        topk=cfg.topk,
+        resize_mode=cfg.resize_mode,
+        score_mode=cfg.score_mode,
+        class_names=names,
+    )
+    try:
+        detector = Detector(cfg.onnx, overrides, threads=cfg.threads, img_size=cfg.img_size)
+        detector(np.zeros((*detector.img_size, 3), dtype=np.uint8))
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{cfg.onnx}: ")
+        raise ValueError(f"--onnx {cfg.onnx}: {_in_flags(reason)}") from None
+    return detector
+
+
+def describe(detector: Detector) -> str:
+    """One line on how pictures are fed to the detector and what is shown of its output."""
+    names = detector.class_names
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    size = "x".join(map(str, detector.img_size))
+    threshold = f"scores from {detector.conf_thresh:.3g}"
+    return f"{detector.path}: {size} pixels ({detector.metadata.resize_mode}), {shown}, {threshold}"
+
+
+def _in_flags(text: str) -> str:
+    """The names of the overrides as they are typed."""
+    names = "|".join(["img_size", *(f.name for f in dataclasses.fields(Overrides))])
+    return re.sub(rf"\b({names})\b", lambda match: flag_of(match[1]), text)

@@ -1,0 +1,165 @@
+"""What a file is: the tables of `export_onnx.py --info`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference
+
+from uhd.checkpoint import Checkpoint, read_checkpoint
+from uhd.config import flag_of
+from uhd.export.metadata import Metadata
+from uhd.export.onnx_file import load_onnx
+from uhd.models import build_model, count_macs, count_parameters, fold_batchnorm
+from uhd.precedence import show
+
+Rows = list[tuple[str, str]]
+
+_ZIP_START = b"PK\x03\x04"
+_LAYERS = {"Conv": 1, "ConvTranspose": 0, "Gemm": 1, "MatMul": 1}
+"""Operators with weights, and where their output's channels are counted."""
+
+
+def describe_file(path: Path) -> str:
+    """A table of an ONNX file or a checkpoint; ValueError that names --info and the file where it is neither."""
+    if not path.is_file():
+        raise ValueError(f"--info {path}: {'a folder; expected a file' if path.is_dir() else 'no such file'}")
+    with path.open("rb") as file:
+        is_checkpoint = file.read(4) == _ZIP_START or path.suffix in (".pt", ".pth")
+    rows = _describe_checkpoint(read_checkpoint(path, "--info")) if is_checkpoint else _describe_onnx(path)
+    return _table([("file", str(path)), ("size", f"{path.stat().st_size:,} bytes"), *rows])
+
+
+def count_onnx(model: ModelProto) -> tuple[int, int | None]:
+    """Parameters and multiply-adds of a model's convolutions and linear layers; None where a size is open."""
+    inferred = shape_inference.infer_shapes(model)
+    graph = inferred.graph
+    shapes = {value.name: _shape(value) for value in (*graph.value_info, *graph.output, *graph.input)}
+    weights = _weights(graph)
+    parameters, macs, is_known = 0, 0, True
+    for node in graph.node:
+        if node.op_type not in _LAYERS or not any(name in weights for name in node.input[1:]):
+            continue
+        parameters += sum(weights[name].size for name in node.input[1:] if name in weights)
+        shape = shapes.get(node.output[0])
+        if node.input[1] not in weights or shape is None or None in shape:
+            is_known = False
+            continue
+        channels = shape[1] if node.op_type.startswith("Conv") else shape[-1]
+        macs += int(np.prod([side or 0 for side in shape])) // (channels or 1) * weights[node.input[1]].size
+    return parameters, macs if is_known else None
+
+
+def _weights(graph: onnx.GraphProto) -> dict[str, np.ndarray[Any, Any]]:
+    """Constants by the name under which a layer reads them: directly, or through a DequantizeLinear."""
+    weights = {each.name: numpy_helper.to_array(each) for each in graph.initializer if not each.external_data}
+    nodes: Iterable[NodeProto] = graph.node
+    for node in nodes:
+        if node.op_type in ("DequantizeLinear", "Identity") and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]]
+    return weights
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
+
+
+def _describe_onnx(path: Path) -> Rows:
+    try:
+        model = load_onnx(path)
+    except ValueError as error:
+        raise ValueError(f"--info {error}") from None
+    parameters, macs = count_onnx(model)
+    opsets = ", ".join(f"{each.domain or 'ai.onnx'} {each.version}" for each in model.opset_import)
+    rows = [
+        ("kind", "ONNX"),
+        ("operator set", opsets),
+        ("written by", f"{model.producer_name} {model.producer_version}".strip() or "unknown"),
+        *(("input", _port(value)) for value in model.graph.input),
+        *(("output", _port(value)) for value in model.graph.output),
+        ("operators", f"{len(model.graph.node):,}"),
+        ("parameters", f"{parameters:,}"),
+        ("multiply-adds", "open (the input size is)" if macs is None else f"{macs:,}"),
+    ]
+    props = {prop.key: prop.value for prop in model.metadata_props}
+    try:
+        metadata = Metadata.from_props(props)
+    except ValueError as error:
+        raise ValueError(f"--info {path}: {error}") from None
+    if metadata is None:
+        return [*rows, *sorted(props.items())]
+    values = {f.name: getattr(metadata, f.name) for f in dataclasses.fields(metadata)}
+    details = {**values.pop("details"), **values.pop("decoding")}
+    return [*rows, *((name, _plain(value)) for name, value in {**values, **details}.items())]
+
+
+def _port(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    sides = ", ".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param for dim in tensor.shape.dim)
+    return f"{value.name} {TensorProto.DataType.Name(tensor.elem_type).lower()} [{sides}]"
+
+
+def _describe_checkpoint(checkpoint: Checkpoint) -> Rows:
+    cfg, metrics = checkpoint.config, checkpoint.metrics
+    model = build_model(cfg.model)
+    height, width = cfg.input.img_size
+    rows = [
+        ("kind", "checkpoint"),
+        ("epoch", f"{checkpoint.state['epoch']} of {cfg.optim.epochs}"),
+        ("weights", "averaged (EMA) and last" if checkpoint.state["ema"] else "last"),
+        ("parameters", f"{count_parameters(model):,}"),
+        ("parameters, batch norm folded", f"{count_parameters(fold_batchnorm(model)):,}"),
+        ("multiply-adds", f"{count_macs(model, height, width):,}"),
+        *((name, _plain(metrics[key])) for key, name in _METRICS.items() if metrics.get(key) is not None),
+    ]
+    for section in (cfg.input, cfg.labels, cfg.model, cfg.decode):
+        for f in dataclasses.fields(section):
+            value = getattr(section, f.name)
+            if f.name != "anchors":
+                separator = "x" if f.name == "img_size" else ","
+                rows.append((flag_of(f.name).removeprefix("--"), show(value, separator)))
+    weights = checkpoint.weights
+    for name in ("anchors", "wh_scale"):
+        if isinstance(weights.get(name), torch.Tensor):
+            rows.append((name, _pairs(weights[name].tolist())))
+    return rows
+
+
+_METRICS = {
+    "val/mAP@0.5": "mAP@0.5",
+    "val/AP50_ge9px2": "AP50 of 9 px2 and more",
+    "val/best_f1": "best F1",
+    "val/best_f1_threshold": "score of best F1",
+}
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, list | tuple):
+        if value and isinstance(value[0], list | tuple):
+            return _pairs(value)
+        return ", ".join(map(str, value))
+    return "-" if value is None else str(value)
+
+
+def _pairs(values: Iterable[Iterable[float]]) -> str:
+    """Rows of numbers, one a line."""
+    return "\n".join("  ".join(f"{number:.6f}" for number in row) for row in values)
+
+
+def _table(rows: Rows) -> str:
+    """Two columns; a value of several lines stays in its column."""
+    width = max(len(name) for name, _ in rows)
+    lines = []
+    for name, value in rows:
+        first, *others = value.splitlines() or [""]
+        lines += [f"{name:<{width}}  {first}", *(f"{'':<{width}}  {line}" for line in others)]
+    return "\n".join(lines)

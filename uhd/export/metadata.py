@@ -1,0 +1,106 @@
+"""What an exported file says about itself: how to feed it and how to read its outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Outputs = Literal["merged", "separate", "raw"]
+Precision = Literal["float32", "int8"]
+OUTPUT_KINDS: tuple[Outputs, ...] = get_args(Outputs)
+MERGED_NAME = "score_classid_cxcywh"
+SEPARATE_NAMES = ("boxes", "scores", "labels")
+INPUT_NAME = "images"
+
+_PROGRAM_KEY = "uhd_version"
+_CONSTANT_FIELDS = {"input_layout": "NCHW", "input_channels": "RGB", "input_range": "0-1"}
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The contract of one file, stored as texts in the file's `metadata_props`.
+
+    outputs: merged is one tensor of finished rows, separate three tensors, raw the maps of the
+    network, which `decoder` with `decoding` turns into boxes. details are further figures for the
+    reader (anchors, stride). The input is always float32 NCHW, RGB
+    in 0..1; img_size is its (height, width) in pixels, the one it was made for where it is dynamic.
+    best_f1_threshold and map50 come from the validation of the checkpoint; None where there was none.
+    precision is float32 or int8.
+    """
+
+    uhd_version: str
+    arch: str
+    outputs: Outputs
+    class_names: tuple[str, ...]
+    img_size: tuple[int, int]
+    resize_mode: str
+    decoder: str
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    uses_nms: bool = True
+    conf_thresh: float = 0.0
+    nms_iou: float = 0.5
+    topk: int = 100
+    pre_nms_topk: int = 512
+    best_f1_threshold: float | None = None
+    map50: float | None = None
+    epoch: int = 0
+    precision: Precision = "float32"
+    input_layout: str = "NCHW"
+    input_channels: str = "RGB"
+    input_range: str = "0-1"
+
+    def to_props(self) -> dict[str, str]:
+        """Texts for the file: a text as it is, anything else as JSON; decoding and details are spread out."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        decoding, details = values.pop("decoding"), values.pop("details")
+        values["decoding_keys"] = sorted(decoding)
+        return {
+            key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for key, value in {**values, **details, **decoding}.items()
+        }
+
+    @classmethod
+    def from_props(cls, props: Mapping[str, str]) -> Metadata | None:
+        """The reverse of `to_props`; None for a file of another program, ValueError where ours are damaged."""
+        if _PROGRAM_KEY not in props:
+            return None
+        try:
+            return cls._read(props)
+        except (KeyError, ValueError, TypeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"its metadata are damaged ({reason})") from None
+
+    @classmethod
+    def _read(cls, props: Mapping[str, str]) -> Metadata:
+        found = {key: _plain(text) for key, text in props.items()}
+        values = {f.name: found.pop(f.name) for f in dataclasses.fields(cls) if f.name not in ("decoding", "details")}
+        values["decoding"] = {key: found.pop(key) for key in found.pop("decoding_keys")}
+        values["details"] = found
+        for name in ("uhd_version", "arch", "resize_mode", "decoder", *_CONSTANT_FIELDS):
+            values[name] = props[name]  # a text, also where it looks like a number
+        values["class_names"] = tuple(map(str, values["class_names"]))
+        height, width = map(int, values["img_size"])
+        values["img_size"] = (height, width)
+        if values["outputs"] not in OUTPUT_KINDS:
+            raise ValueError(f"outputs {values['outputs']!r}")
+        for name in ("conf_thresh", "nms_iou", "best_f1_threshold", "map50"):
+            values[name] = None if values[name] is None else float(values[name])
+        for name in ("topk", "pre_nms_topk"):
+            values[name] = int(values[name])
+        metadata = cls(**values)
+        for name, expected in _CONSTANT_FIELDS.items():
+            if getattr(metadata, name) != expected:
+                raise ValueError(f"{name} {getattr(metadata, name)!r}; this version feeds {expected}")
+        return metadata
+
+
+def _plain(text: str) -> Any:
+    """A stored value: JSON where it is some, else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

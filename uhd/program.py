@@ -1,0 +1,36 @@
+"""How each program ends: an exit code and, where something went wrong, one line on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from uhd.signals import Stopped, StopSignals
+
+
+def exit_code_of(program: str, job: Callable[[StopSignals], None]) -> int:
+    """Runs the job; returns 0, or 2 for a mistake of the user's, 1 for a machine's failure, 130 or 143 for signals."""
+    signals = StopSignals()
+    try:
+        job(signals)
+        return 0
+    except ValueError as error:
+        print(f"{program}: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except (Stopped, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
+        # A signal to the whole process group ends the loader's workers too, which may be noticed before the signal.
+        if signals.received:
+            # Nor is the loader's complaint about them, when Python takes it down, of use to anyone.
+            sys.unraisablehook = lambda _: None
+            print(f"{program}: stopped by {signals.received}", file=sys.stderr)
+            return signals.received.exit_code
+        print(f"{program}: error: {one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def one_line(error: BaseException) -> str:
+    """The error's message on one line, without the traceback that a loader's worker sends along."""
+    text = str(error).strip()
+    if text.startswith("Caught "):
+        text = text.splitlines()[-1]
+    return " ".join(text.split()) or type(error).__name__

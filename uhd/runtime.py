@@ -1,0 +1,258 @@
+"""Running an exported detector: numpy, OpenCV and onnxruntime only, never torch.
+
+    from uhd.runtime import Detector
+
+    detector = Detector("model.onnx")
+    found = detector(cv2.imread("street.jpg"))
+    for box, score, label in zip(found.boxes, found.scores, found.labels): ...
+
+Files of `export_onnx.py` say by themselves how to feed them. Files of the original program are recognised by the shapes
+of their outputs; what they do not say (resize mode, score mode) are arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uhd.config import ResizeMode, ScoreMode
+from uhd.data.resize import resize
+from uhd.export.decode_np import Candidates, Floats
+from uhd.export.metadata import Metadata
+from uhd.export.outputs_np import Port, build_reader, recognise, suppress
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it sends usage data; read when it is loaded
+import onnxruntime as ort
+
+DEFAULT_CONF_THRESH = 0.3
+"""Score from which a box is shown where the file holds no threshold of best F1."""
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in a picture: boxes [n,4] xyxy in its pixels, scores [n] in 0..1 descending, labels [n] class.
+
+    Boxes are clipped to the picture. `name_of(label, detector.class_names)` is the name of a label.
+    """
+
+    boxes: Floats
+    scores: Floats
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the caller says in place of the file; None keeps the file's, or the default of a file that says nothing.
+
+    conf_thresh: lowest score, default the file's threshold of best F1. nms_iou: overlap above which
+    the lower-scored box of a class goes. topk: most boxes a picture. resize_mode: see
+    `uhd.data.resize`. score_mode: the factors of a score, for raw maps. quality_power:
+    exponent of the quality in it. class_names: one a class.
+    """
+
+    conf_thresh: float | None = None
+    nms_iou: float | None = None
+    topk: int | None = None
+    resize_mode: ResizeMode | None = None
+    score_mode: ScoreMode | None = None
+    quality_power: float | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("conf_thresh", "nms_iou"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} {value}: expected a number from 0 to 1")
+        if self.topk is not None and self.topk < 1:
+            raise ValueError(f"topk {self.topk}: expected at least 1")
+        if self.resize_mode is not None and self.resize_mode not in get_args(ResizeMode):
+            raise ValueError(f"resize_mode {self.resize_mode!r}: expected one of {', '.join(get_args(ResizeMode))}")
+        if self.score_mode is not None and self.score_mode not in get_args(ScoreMode):
+            raise ValueError(f"score_mode {self.score_mode!r}: expected one of {', '.join(get_args(ScoreMode))}")
+
+
+class Detector:
+    """A detector in an ONNX file; calls are safe from several threads at once.
+
+    threads: of onnxruntime for one call; 0 leaves the number to it. img_size: (height, width) for a
+    file whose input size is open. Raises ValueError, which names the file, where it cannot be read or
+    is no detector of a known form.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        overrides: Overrides | None = None,
+        *,
+        threads: int = 1,
+        img_size: tuple[int, int] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.session = open_session(self.path, threads)
+        self._input, self.batch_size, *size = _read_input(self.session, self.path)
+        overrides = overrides or Overrides()
+        try:
+            ports = [Port(each.name, _fixed(each.shape)) for each in self.session.get_outputs()]
+            stored = Metadata.from_props(self.session.get_modelmeta().custom_metadata_map)
+            self.metadata = _override(stored or recognise((size[0], size[1]), ports), overrides)
+            self._read_outputs = build_reader(self.metadata, ports)
+            self.img_size = _settle_size(size, img_size, self.metadata)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+        chosen = (overrides.conf_thresh, self.metadata.best_f1_threshold, DEFAULT_CONF_THRESH)
+        self.conf_thresh: float = next(value for value in chosen if value is not None)
+        self._nms_iou = self.metadata.nms_iou if self.metadata.uses_nms and not _is_finished(self.metadata) else None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each label that the file is known to have."""
+        return self.metadata.class_names
+
+    def __call__(self, image: Image) -> Detections:
+        """Detects in one picture, [h,w,3] BGR uint8 as OpenCV reads it."""
+        return self.detect_batch([image])[0]
+
+    def detect_batch(self, images: Sequence[Image]) -> list[Detections]:
+        """Detects in several pictures of any sizes; a file of fixed batch size is run as often as needed."""
+        step = self.batch_size or max(len(images), 1)
+        found: list[Detections] = []
+        for start in range(0, len(images), step):
+            group = images[start : start + step]
+            candidates = self.infer(self.preprocess(group))[: len(group)]
+            found += [self._finish(each, image.shape) for each, image in zip(candidates, group, strict=True)]
+        return found
+
+    def preprocess(self, images: Sequence[Image]) -> Floats:
+        """[h,w,3] BGR uint8 pictures to the input [B,3,H,W], RGB in 0..1; padded with zeros to a fixed batch."""
+        batch = np.zeros((self.batch_size or len(images), 3, *self.img_size), dtype=np.float32)
+        for row, image in zip(batch, images, strict=False):
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+                raise ValueError(f"a picture of {image.dtype} {list(image.shape)}; expected uint8 [h,w,3] (BGR)")
+            small = resize(image, self.img_size, self.metadata.resize_mode)  # type: ignore[arg-type]
+            # The same arithmetic as in training: float32 of the rounded pixel, divided by 255.
+            np.divide(small[..., ::-1].transpose(2, 0, 1), np.float32(255), out=row)
+        return batch
+
+    def infer(self, inputs: Floats) -> list[Candidates]:
+        """[B,3,H,W] to what remains of each picture after threshold, suppression and top-k; boxes xyxy, 0-1."""
+        try:
+            outputs = self.session.run(None, {self._input: inputs})
+        except Exception as error:  # onnxruntime has a class of its own for each kind of failure
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self.path}: cannot be run on {list(inputs.shape)} ({reason})") from None
+        threshold = max(self.conf_thresh, self.metadata.conf_thresh)
+        candidates = self._read_outputs(outputs, threshold, self.metadata.pre_nms_topk)
+        return [suppress(each, self._nms_iou, self.metadata.topk) for each in candidates]
+
+    def _finish(self, found: Candidates, shape: tuple[int, ...]) -> Detections:
+        """Boxes in pixels of the picture, clipped to it."""
+        height, width = shape[:2]
+        limits = np.array([width, height, width, height], dtype=np.float32)
+        boxes = np.clip(found.boxes, 0, 1) * limits
+        return Detections(boxes.astype(np.float32, copy=False), found.scores, found.labels)
+
+
+def name_of(label: int, class_names: tuple[str, ...]) -> str:
+    """The name of a class, also of one that a file without metadata has and nobody named."""
+    return class_names[label] if 0 <= label < len(class_names) else f"class{label}"
+
+
+def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
+    """An onnxruntime session on the CPU; ValueError that names the file where it cannot be loaded."""
+    if not path.is_file():
+        raise ValueError(f"{path}: {'a folder; expected an ONNX file' if path.is_dir() else 'no such file'}")
+    try:
+        return load_session(str(path), threads)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def load_session(model: str | bytes, threads: int = 1) -> ort.InferenceSession:
+    """A session on the CPU for a file's path or a model's bytes; ValueError where onnxruntime cannot load it."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class of its own for each kind of failure, without a common base
+        reason = " ".join(str(error).split())
+        raise ValueError(f"not an ONNX file that onnxruntime can run ({reason[:200]})") from None
+
+
+def _read_input(session: ort.InferenceSession, path: Path) -> tuple[str, int | None, int | None, int | None]:
+    """Name of the input, and batch, height and width where they are fixed."""
+    inputs = session.get_inputs()
+    shape = inputs[0].shape if len(inputs) == 1 else []
+    if len(shape) != 4 or shape[1] != 3 or inputs[0].type != "tensor(float)":
+        listed = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
+        raise ValueError(f"{path}: not a detector: its inputs are {listed}; expected one float [1,3,H,W]")
+    batch, _, height, width = _fixed(shape)
+    return inputs[0].name, batch, height, width
+
+
+def _settle_size(fixed: Sequence[int | None], asked: tuple[int, int] | None, metadata: Metadata) -> tuple[int, int]:
+    """(height, width) to bring pictures to; ValueError where the graph cannot take it."""
+    height, width = fixed
+    if height and width:
+        if asked not in (None, (height, width)):
+            raise ValueError(f"img_size {asked[0]}x{asked[1]}: its input is {height}x{width}")
+        return height, width
+    size = asked or metadata.img_size
+    if not min(size):
+        raise ValueError("its input size is open; an img_size is needed")
+    stride = max(1, int(metadata.details.get("stride", 1)))
+    if any(side % stride for side in size):
+        raise ValueError(f"img_size {size[0]}x{size[1]}: expected multiples of its stride {stride}")
+    return size
+
+
+def _fixed(shape: Sequence[Any]) -> tuple[int | None, ...]:
+    """A shape as onnxruntime gives it: open dimensions are texts or None there."""
+    return tuple(side if isinstance(side, int) else None for side in shape)
+
+
+def _override(metadata: Metadata, overrides: Overrides) -> Metadata:
+    """The contract with what the caller says otherwise; ValueError for what the graph has settled already."""
+    fields = ("nms_iou", "topk", "resize_mode", "class_names")
+    typed = {name: getattr(overrides, name) for name in fields if getattr(overrides, name) is not None}
+    decoding = dict(metadata.decoding)
+    for name in ("score_mode", "quality_power"):
+        value = getattr(overrides, name)
+        if value is not None:
+            if metadata.outputs != "raw" or "score_mode" not in decoding:
+                raise ValueError(f"{name} is part of this graph; it can be set for raw maps only")
+            decoding[name] = value
+    if "quality" in decoding.get("score_mode", "") and not decoding.get("has_quality"):
+        raise ValueError(f"score_mode {decoding['score_mode']}: its raw map has no quality channel")
+    if _is_finished(metadata):
+        if typed.get("nms_iou", metadata.nms_iou) != metadata.nms_iou:
+            raise ValueError(f"nms_iou is part of this graph ({metadata.nms_iou:g}); export it anew or use raw maps")
+        if typed.get("topk", 0) > metadata.topk:
+            raise ValueError(f"topk {typed['topk']}: this graph gives at most {metadata.topk} boxes")
+    if overrides.conf_thresh is not None and overrides.conf_thresh < metadata.conf_thresh:
+        raise ValueError(
+            f"conf_thresh {overrides.conf_thresh:g}: this file leaves out what scores below {metadata.conf_thresh:g}"
+        )
+    names = typed.get("class_names")
+    # How many classes the rows of a finished file of another program have is not written in it.
+    is_known = bool(metadata.uhd_version) or metadata.outputs == "raw"
+    if names and len(names) != len(metadata.class_names) and is_known:
+        raise ValueError(f"{len(names)} class names; this file has {len(metadata.class_names)} classes")
+    return dataclasses.replace(metadata, decoding=decoding, **typed)
+
+
+def _is_finished(metadata: Metadata) -> bool:
+    """Whether the graph suppresses by itself."""
+    return bool(metadata.uhd_version) and metadata.outputs != "raw"
