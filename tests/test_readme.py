@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from uhd.augment import load_pipeline
-from uhd.cli import build_parser, parse_args
+from uhd.cli import build_demo_parser, build_export_parser, build_parser, parse_args, parse_demo_args, parse_export_args
 from uhd.config import UltraTinyODConfig
 from uhd.flag_tables import flag_tables, with_tables
 from uhd.models import build_model, count_macs, count_parameters
@@ -56,6 +56,9 @@ def split_at(words: list[str], separator: str) -> list[list[str]]:
 
 COMMANDS = [words for block in code_blocks(README, "bash") for words in shell_commands(block)]
 TRAINING = [words[words.index("train.py") + 1 :] for words in COMMANDS if "train.py" in words]
+EXPORTS = [words[words.index("export_onnx.py") + 1 :] for words in COMMANDS if "export_onnx.py" in words]
+DEMOS = [words[words.index("demo_uhd.py") + 1 :] for words in COMMANDS if "demo_uhd.py" in words]
+PARSERS = {"train.py": build_parser(), "export_onnx.py": build_export_parser(), "demo_uhd.py": build_demo_parser()}
 TEST_COMMAND = next(words for words in COMMANDS if "pytest" in words)
 
 
@@ -69,6 +72,18 @@ def test_the_first_commands_are_the_main_job_and_the_tests() -> None:
 @pytest.mark.parametrize("argv", TRAINING, ids=" ".join)
 def test_training_commands_parse(argv: list[str]) -> None:
     assert vars(build_parser().parse_args(argv))
+
+
+@pytest.mark.parametrize("argv", EXPORTS, ids=" ".join)
+def test_export_commands_parse(argv: list[str]) -> None:
+    options, network = parse_export_args(argv)
+    assert options.checkpoint or options.info
+    assert network == {}
+
+
+@pytest.mark.parametrize("argv", DEMOS, ids=" ".join)
+def test_demo_commands_parse(argv: list[str]) -> None:
+    assert parse_demo_args(argv).onnx
 
 
 @pytest.mark.parametrize("argv", [argv for argv in TRAINING if not {"--ckpt", "--resume"} & set(argv)], ids=" ".join)
@@ -93,7 +108,7 @@ def test_there_is_a_recipe_for_each_head() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_flags_in_the_text_exist(document: Path) -> None:
-    known = set(build_parser()._option_string_actions)
+    known = {flag for parser in PARSERS.values() for flag in parser._option_string_actions}
     spans = re.findall(r"`(--[^`]*)`", document.read_text(encoding="utf-8"))
     named = {word for span in spans for word in re.findall(r"--\w[\w-]*", span)}
     assert named <= known
@@ -106,11 +121,16 @@ def test_flag_tables_are_fresh() -> None:
     assert with_tables(README) == README, "run: uv run python -m uhd.flag_tables"
 
 
-def test_flag_tables_have_a_row_for_every_flag_of_the_help() -> None:
-    first_cells = re.findall(r"^\| (`--[^|]*) \|", flag_tables(), flags=re.MULTILINE)
+@pytest.mark.parametrize("program", PARSERS)
+def test_flag_tables_have_a_row_for_every_flag_of_the_help(program: str) -> None:
+    table = flag_tables().partition(f"### {program}\n")[2].partition("\n### ")[0]
+    first_cells = re.findall(r"^\| (`--[^|]*) \|", table, flags=re.MULTILINE)
     listed = {name for cell in first_cells for name in re.findall(r"`(--[\w-]+)`", cell)}
-    help_text = re.sub(r"(?<=-)\n\s+", "", build_parser().format_help())
+    # Flags of a network are in train.py's tables, and repeated in the help of the export.
+    own = PARSERS[program].format_help().partition("; the checkpoint's:")[0].rpartition("\n\n")[0]
+    help_text = re.sub(r"(?<=-)\n\s+", "", own if program == "export_onnx.py" else PARSERS[program].format_help())
     typed = set(re.findall(r"^  (--[\w-]+)", help_text, flags=re.MULTILINE))
+    assert typed
     assert typed <= listed
     assert len(first_cells) == len(set(first_cells))
 

@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from uhd.cli import flag_fields, plain_default, value_type
-from uhd.config import DEMO_PRESET, Section, flag_of
+from uhd.cli import flag_fields, own_flags, plain_default, value_type
+from uhd.config import DEMO_PRESET, DemoConfig, ExportConfig, Section, flag_of
 
 START = "<!-- flags:start -->"
 END = "<!-- flags:end -->"
 README = Path(__file__).resolve().parents[1] / "README.md"
 
+Fields = Iterable[tuple[type[Section], dataclasses.Field[Any]]]
+
 
 def flag_tables() -> str:
-    """The flags as Markdown tables, one a section, and what --demo-data sets."""
+    """The flags of the three programs as Markdown tables, and what --demo-data sets."""
+    parts = [
+        "### train.py",
+        _tables(flag_fields()),
+        _demo_preset(),
+        "### export_onnx.py",
+        _tables((ExportConfig, f) for f in own_flags(ExportConfig)),
+        "Flags that describe a network (sections input, labels, model) are accepted too, where they say what the "
+        "checkpoint says.",
+        "### demo_uhd.py",
+        _tables((DemoConfig, f) for f in own_flags(DemoConfig)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _tables(fields: Fields) -> str:
+    """One table a section."""
     lines: list[str] = []
     current: type[Section] | None = None
-    for section, f in flag_fields():
+    for section, f in fields:
         if section is not current:
             current = section
             lines += ["", f"**{section.title}**", "", "| Flag | What it does | Default |", "| --- | --- | --- |"]
         lines.append(_row(section, f))
-    return "\n".join(lines).strip() + "\n\n" + _demo_preset()
+    return "\n".join(lines).strip()
 
 
 def _row(section: type[Section], f: dataclasses.Field[Any]) -> str:
@@ -33,7 +52,7 @@ def _row(section: type[Section], f: dataclasses.Field[Any]) -> str:
     hint = value_type(section, f)
     choices = ", ".join(map(str, typing.get_args(hint))) if typing.get_origin(hint) is Literal else ""
     text = f.metadata["help"] + (f" One of {choices}." if choices else "")
-    text += "" if bare is None else f" Without {f.metadata['metavar']}: {bare}."
+    text += "" if bare is None else f" Without {f.metadata['metavar'] or 'a value'}: {bare}."
     default = "" if f.default is None else f"`{plain_default(f)}`"
     return f"| {names} | {text.replace('|', chr(92) + '|')} | {default} |"
 
@@ -45,7 +64,7 @@ def _demo_preset() -> str:
         for name, value in DEMO_PRESET.items()
         if name != "image_dir"
     )
-    return f"`--demo-data` sets, where it is not typed: {', '.join(f'`{flag}`' for flag in flags)}.\n"
+    return f"`--demo-data` sets, where it is not typed: {', '.join(f'`{flag}`' for flag in flags)}."
 
 
 def with_tables(text: str) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uhd.config import ResizeMode
+from uhd.data.area import shrink
 
 _OPENCV_FLAGS = {
     "opencv_inter_area": cv2.INTER_AREA,
@@ -23,6 +24,10 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int], mode: ResizeMode) ->
     nearest; a bilinear value that falls on a half may be rounded to its other neighbour. Raises
     ValueError for an unknown mode.
     """
+    if mode == "opencv_inter_area":
+        averaged = shrink(image, size)
+        if averaged is not None:
+            return averaged
     if mode in _OPENCV_FLAGS:
         stretched: NDArray[np.uint8] = cv2.resize(image, (size[1], size[0]), interpolation=_OPENCV_FLAGS[mode])
         return stretched

@@ -55,7 +55,7 @@ CALIBRATION_CHUNK = 16
 """Pictures whose activations are held in memory at once."""
 JUDGED = 100
 """Pictures that quantised networks are compared on."""
-MIN_GAIN = 0.03
+MIN_GAIN = 0.05
 """A layer is left in float where that lowers the error by at least this share."""
 MAX_FLOAT_WEIGHTS, MAX_FLOAT_MACS = 0.02, 0.06
 """Shares of the network's weights and multiply-adds that such layers may have together."""

@@ -1,0 +1,127 @@
+"""Milliseconds of exported graphs for one picture, and of the whole way from a camera's frame to boxes.
+
+    python -m benchmarks.onnx_latency
+    python -m benchmarks.onnx_latency --ckpt runs/w32/best.pt runs/w64/best.pt --calib-dir people/train.txt
+    python -m benchmarks.onnx_latency --widths 16 --onnx ultratinyod_res_anc8_w64_64x64_quality.onnx
+
+One thread, batch 1, median of 1,000 runs; the graphs take turns. Without --ckpt the networks have random weights, which
+changes the time of the suppression only. "post" is what decoding and suppression add inside the FP32 graph. "demo" is
+the call of `Detector` with that graph on a 640x480 frame, beside its limit: 1.3 times the bare run and 0.3 ms.
+"""
+
+from __future__ import annotations
+
+import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.common import FLAGS
+from uhd.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from uhd.cli import parse_args
+from uhd.config import Config, ExportConfig
+from uhd.data.synthetic import write_demo_data
+from uhd.export.build import build_network, finish, prepare, save
+from uhd.export.pictures import inputs_of, read_pictures
+from uhd.export.quantize import quantize_network
+from uhd.export.report import median_milliseconds
+from uhd.logger import log_to_console
+from uhd.models import build_model
+from uhd.optim import TrainState
+from uhd.runtime import Detector, Overrides
+from uhd.task import build_task
+
+ANCHORS = "0.05,0.16 0.13,0.27 0.10,0.47 0.19,0.57 0.40,0.31 0.29,0.74 0.45,0.81 0.72,0.90"
+"""As k-means finds them on photographs of people."""
+RUNS = 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 96, 128])
+    parser.add_argument("--ckpt", nargs="+", default=[], help="trained networks, in place of random ones")
+    parser.add_argument("--onnx", nargs="*", default=[], help="further files, such as the original program's")
+    parser.add_argument("--calib-dir", help="pictures to calibrate INT8 and to run on; drawn scenes without it")
+    args = parser.parse_args()
+    log_to_console()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pictures = args.calib_dir
+        if pictures is None:
+            pictures = str(folder / "scenes")
+            write_demo_data(Path(pictures), 64, seed=0)
+        checkpoints = [read_checkpoint(path) for path in args.ckpt] or [
+            untrained(width, folder / f"w{width}") for width in args.widths
+        ]
+        rows = [measure(checkpoint, pictures, folder) for checkpoint in checkpoints]
+        print(f"\n{'':>22}" + "".join(f"{title:>12}" for title in (*rows[0][1], "post", "demo limit")))
+        for title, times in rows:
+            post = times["FP32 merged"] - times["FP32 raw"]
+            limit = 1.3 * times["FP32 merged"] + 0.3
+            print(f"{title:>22}" + "".join(f"{value:>12.3f}" for value in (*times.values(), post, limit)))
+        frame = noise(480, 640)
+        for path in args.onnx:
+            detector = Detector(path, Overrides())
+            times = median_milliseconds({"bare": bare(detector), "demo": lambda d=detector: d(frame)}, RUNS)
+            print(f"{Path(path).name}: " + ", ".join(f"{key} {value:.3f} ms" for key, value in times.items()))
+
+
+def untrained(width: int, folder: Path) -> Checkpoint:
+    """A checkpoint of the full head at this width, with random weights."""
+    cfg, _ = parse_args([*FLAGS, "--cnn-width", str(width), "--anchors", ANCHORS])
+    torch.manual_seed(0)
+    task = build_task(cfg, build_model(cfg.model))
+    folder.mkdir()
+    state = TrainState(cfg.optim, task, torch.device("cpu"))
+    return read_checkpoint(save_checkpoint(folder, cfg, state, {}, is_best=False))
+
+
+def measure(checkpoint: Checkpoint, pictures: str, folder: Path) -> tuple[str, dict[str, float]]:
+    """Milliseconds of each form of one network."""
+    cfg: Config = checkpoint.config
+    forms: dict[str, dict[str, bool]] = {
+        "FP32 raw": {"merge_postprocess": False},
+        "FP32 merged": {},
+        "INT8 raw": {"int8": True, "merge_postprocess": False},
+        "INT8 merged": {"int8": True},
+    }
+    detectors = {}
+    quantized = None
+    for title, flags in forms.items():
+        options = ExportConfig(checkpoint=str(checkpoint.path), calib_dir=pictures, calib_count=100, **flags)
+        export = prepare(checkpoint, cfg, options)
+        network = build_network(export)
+        if options.int8:
+            network = quantized = quantized or quantize_network(export, network)
+        path = folder / f"{checkpoint.path.stem} {title}.onnx"
+        save(finish(export, network), path)
+        detectors[title] = Detector(path)
+    inputs = inputs_of(read_pictures(pictures, "--calib-dir", 100, cfg, need_labels=False))
+    frame = noise(480, 640)
+    calls = {title: bare(detector, inputs) for title, detector in detectors.items()}
+    calls["demo"] = lambda: detectors["FP32 merged"](frame)
+    width = getattr(cfg.model, "cnn_width", 0)
+    return f"{cfg.model.arch} w{width}", median_milliseconds(calls, RUNS)
+
+
+def bare(detector: Detector, inputs: np.ndarray | None = None) -> Callable[[], object]:
+    """A run of the session alone, on one picture after the other."""
+    if inputs is None:
+        inputs = np.zeros((1, 3, *detector.img_size), dtype=np.float32)
+    feeds = [{detector.session.get_inputs()[0].name: image[None]} for image in inputs]
+    turn = iter(range(10**9))
+    return lambda: detector.session.run(None, feeds[next(turn) % len(feeds)])
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    """A frame that compresses and caches no better than a photograph."""
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+if __name__ == "__main__":
+    main()
