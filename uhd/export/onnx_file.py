@@ -10,9 +10,9 @@ from onnx import ModelProto
 
 
 def load_onnx(path: Path) -> ModelProto:
-    """Reads a model; ValueError that names the file where it is none, or keeps its weights in other files."""
+    """Reads a model; ValueError that names the file where it is none, or has weights outside its folder."""
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path)
         onnx.checker.check_model(model)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
@@ -21,7 +21,4 @@ def load_onnx(path: Path) -> ModelProto:
         raise ValueError(f"{path}: not an ONNX file ({reason})") from None
     if not model.graph.node:
         raise ValueError(f"{path}: not an ONNX file (there is no graph in it)")
-    external = [each.name for each in model.graph.initializer if each.external_data]
-    if external:
-        raise ValueError(f"{path}: keeps {len(external)} of its weights in other files; expected one whole file")
     return model
