@@ -44,9 +44,7 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
         return
     assert options.checkpoint
     output = Path(options.output or default_output(options))
-    check_writable(output, "--output")
-    if options.tflite:
-        check_writable(Path(options.tflite), "--tflite")
+    check_targets(output, options)
     checkpoint = read_checkpoint(options.checkpoint, "--checkpoint")
     export = prepare(checkpoint, agree(typed, checkpoint), options)
     network = build_network(export)
@@ -63,6 +61,20 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
         write_report(export, models, output)
     save(model, output)
     log.info("wrote %s (%.2f MB)", output, output.stat().st_size / 1e6)
+
+
+def check_targets(output: Path, options: ExportConfig) -> None:
+    """ValueError, before any work, where a file could not be written or would replace another that is needed."""
+    targets = {"--checkpoint": Path(options.checkpoint or ""), "--output": output}
+    if options.tflite:
+        targets["--tflite"] = Path(options.tflite)
+    seen: dict[Path, str] = {}
+    for flag, path in targets.items():
+        if flag != "--checkpoint":
+            check_writable(path, flag)
+        other = seen.setdefault(path.resolve(), flag)
+        if other != flag:
+            raise ValueError(f"{flag} {path}: the same file as {other} {targets[other]}")
 
 
 def default_output(options: ExportConfig) -> str:

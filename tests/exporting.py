@@ -10,6 +10,7 @@ from uhd.boxes import suppress
 from uhd.checkpoint import read_checkpoint, save_checkpoint
 from uhd.config import ExportConfig
 from uhd.export.build import Export, build_network, finish, prepare, save
+from uhd.precedence import agree
 from uhd.runtime import load_session
 
 METRICS = {"val/mAP@0.5": 0.625, "val/best_f1": 0.5, "val/best_f1_threshold": 0.375}
@@ -30,11 +31,16 @@ def randomise(model, img_size, seed=0):
                 nn.init.uniform_(values, low, high)
 
     def spread(layer, _, output):
-        if output.shape[2:].numel() > 1 and layer.bias is not None:
-            mean, std = output.mean(dim=(0, 2, 3)), output.std(dim=(0, 2, 3))
-            scale = 1.5 / std
-            layer.weight.mul_(scale[:, None, None, None])
-            layer.bias.copy_((layer.bias - mean) * scale + torch.randn(len(scale)))
+        if output.shape[2:].numel() == 1:
+            return None
+        if layer.bias is None:
+            layer.weight.div_(output.std())
+            return output / output.std()
+        scale = 1.5 / output.std(dim=(0, 2, 3))
+        shift = torch.randn(len(scale)) - output.mean(dim=(0, 2, 3)) * scale
+        layer.weight.mul_(scale[:, None, None, None])
+        layer.bias.copy_(layer.bias * scale + shift)
+        return output * scale[:, None, None] + shift[:, None, None]
 
     hooks = [m.register_forward_hook(spread) for m in model.modules() if isinstance(m, nn.Conv2d)]
     with torch.no_grad():
@@ -61,10 +67,8 @@ def write_checkpoint(folder, cfg=None, metrics=METRICS, seed=0):
 def prepared(path, img_size=None, **options) -> Export:
     """The export of a checkpoint, ready to be built."""
     checkpoint = read_checkpoint(path)
-    cfg = checkpoint.config
-    if img_size:
-        object.__setattr__(cfg.input, "img_size", img_size)
-    return prepare(checkpoint, cfg, ExportConfig(checkpoint=str(path), **options))
+    typed = {"img_size": img_size} if img_size else {}
+    return prepare(checkpoint, agree(typed, checkpoint), ExportConfig(checkpoint=str(path), **options))
 
 
 def built(export) -> ModelProto:
@@ -82,7 +86,9 @@ def run_model(model, images):
     """The outputs of a model, by name, for pictures [B,3,H,W] in 0..1."""
     session = load_session(model.SerializeToString())
     names = [each.name for each in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"images": np.asarray(images)}), strict=True))
+    outputs = dict(zip(names, session.run(names, {"images": np.asarray(images)}), strict=True))
+    assert all(np.isfinite(values).all() for values in outputs.values())
+    return outputs
 
 
 def pictures(count, size, seed=0):

@@ -29,6 +29,49 @@ CPU = torch.device("cpu")
 ANCHORS = ((0.15, 0.3), (0.25, 0.45), (0.4, 0.7))
 QUIET = Progress("test", 10, lambda: None)
 
+VARIANTS = {
+    "plain": {},
+    "batchnorm": {"model": {"use_batchnorm": True}},
+    "relu": {"model": {"activation": "relu"}},
+    "residual": {"model": {"utod_residual": True}},
+    "improved": {"model": {"use_improved_head": True}},
+    "iou-aware": {"model": {"use_iou_aware_head": True}},
+    "full head": {
+        "model": {
+            "use_improved_head": True,
+            "use_iou_aware_head": True,
+            "utod_head_ese": True,
+            "utod_residual": True,
+            "use_batchnorm": True,
+        },
+        "loss": {"iou_loss": "ciou"},
+    },
+    "ese": {"model": {"utod_head_ese": True}},
+    "context": {"model": {"utod_context_rfb": True, "utod_context_dilation": 3}},
+    "large objects": {"model": {"utod_large_obj_branch": True}},
+    "large objects, deep": {
+        "model": {"utod_large_obj_branch": True, "utod_large_obj_depth": 2, "utod_large_obj_ch_scale": 1.25}
+    },
+    "stride 4": {"model": {"output_stride": 4}},
+    "stride 16": {"model": {"output_stride": 16}},
+    "stride 16, residual": {"model": {"output_stride": 16, "utod_residual": True, "use_batchnorm": True}},
+    "three classes": {"model": {"num_classes": 3}},
+    "three classes, vfl": {"model": {"num_classes": 3, "use_improved_head": True}, "loss": {"anchor_cls_loss": "vfl"}},
+    "one anchor": {"model": {"num_anchors": 1, "anchors": ((0.3, 0.6),)}},
+    "not square": {"img_size": (96, 64)},
+    "not square, large objects": {"img_size": (40, 72), "model": {"utod_large_obj_branch": True}},
+    "vfl": {"loss": {"anchor_cls_loss": "vfl"}},
+    "iou loss": {"loss": {"iou_loss": "iou"}},
+    "legacy": {"assign": {"anchor_assigner": "legacy"}},
+    "simota": {"assign": {"anchor_assigner": "simota"}},
+    "legacy, quality": {"model": {"use_improved_head": True}, "assign": {"anchor_assigner": "legacy"}},
+    "simota, iou-aware": {"model": {"use_iou_aware_head": True}, "assign": {"anchor_assigner": "simota"}},
+    "quality power": {"model": {"use_improved_head": True, "quality_power": 0.5}},
+    "adamw": {"model": {"use_batchnorm": True}, "optim": {"optimizer": "adamw", "lr": 0.01}},
+    "ema": {"model": {"use_batchnorm": True, "use_improved_head": True}, "optim": {"use_ema": True}},
+}
+"""Networks that the contract of an architecture and of an exported file is checked on; a new one adds its rows."""
+
 
 def draw_people(folder, count, side=64, seed=0, names="{:03}"):
     """Pictures of one or two bright upright rectangles on dark noise, with their YOLO labels."""
@@ -109,6 +152,13 @@ def make_config(*, img_size=(32, 32), model=None, loss=None, assign=None, optim=
         assign=AssignConfig(**(assign or {})),
         optim=OptimConfig(**{"warmup_epochs": 0, "lr_schedule": "constant", **(optim or {})}),
     )
+
+
+def variant_config(name):
+    """The Config of a row of VARIANTS, at 64x64 unless the row says otherwise."""
+    values = {"img_size": (64, 64), **VARIANTS[name]}
+    # Without batch norm, Adam's first steps on a fresh net are not monotonic; clipped SGD's are.
+    return make_config(**{**values, "optim": {"optimizer": "sgd", "lr": 0.01, **values.get("optim", {})}})
 
 
 def start(cfg, seed=0):

@@ -61,7 +61,7 @@ def write_checkpoint(path, flags):
         "format": 1,
         "versions": {},
         "config": parse(flags).to_dict(),
-        "state": dict.fromkeys(STATE_PARTS),
+        "state": {**dict.fromkeys(STATE_PARTS), "model": {}, "epoch": 1},
         "metrics": {},
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,60 +5,16 @@ import itertools
 
 import pytest
 import torch
-from helpers import make_config, start, targets_of
+from helpers import VARIANTS, make_config, start, targets_of, variant_config
 
 from uhd.checkpoint import load_model, save_checkpoint
 from uhd.engine import sum_terms
 from uhd.types import Detections
 
-VARIANTS = {
-    "plain": {},
-    "batchnorm": {"model": {"use_batchnorm": True}},
-    "relu": {"model": {"activation": "relu"}},
-    "residual": {"model": {"utod_residual": True}},
-    "improved": {"model": {"use_improved_head": True}},
-    "iou-aware": {"model": {"use_iou_aware_head": True}},
-    "full head": {
-        "model": {
-            "use_improved_head": True,
-            "use_iou_aware_head": True,
-            "utod_head_ese": True,
-            "utod_residual": True,
-            "use_batchnorm": True,
-        },
-        "loss": {"iou_loss": "ciou"},
-    },
-    "ese": {"model": {"utod_head_ese": True}},
-    "context": {"model": {"utod_context_rfb": True, "utod_context_dilation": 3}},
-    "large objects": {"model": {"utod_large_obj_branch": True}},
-    "large objects, deep": {
-        "model": {"utod_large_obj_branch": True, "utod_large_obj_depth": 2, "utod_large_obj_ch_scale": 1.25}
-    },
-    "stride 4": {"model": {"output_stride": 4}},
-    "stride 16": {"model": {"output_stride": 16}},
-    "stride 16, residual": {"model": {"output_stride": 16, "utod_residual": True, "use_batchnorm": True}},
-    "three classes": {"model": {"num_classes": 3}},
-    "three classes, vfl": {"model": {"num_classes": 3, "use_improved_head": True}, "loss": {"anchor_cls_loss": "vfl"}},
-    "one anchor": {"model": {"num_anchors": 1, "anchors": ((0.3, 0.6),)}},
-    "not square": {"img_size": (96, 64)},
-    "not square, large objects": {"img_size": (40, 72), "model": {"utod_large_obj_branch": True}},
-    "vfl": {"loss": {"anchor_cls_loss": "vfl"}},
-    "iou loss": {"loss": {"iou_loss": "iou"}},
-    "legacy": {"assign": {"anchor_assigner": "legacy"}},
-    "simota": {"assign": {"anchor_assigner": "simota"}},
-    "legacy, quality": {"model": {"use_improved_head": True}, "assign": {"anchor_assigner": "legacy"}},
-    "simota, iou-aware": {"model": {"use_iou_aware_head": True}, "assign": {"anchor_assigner": "simota"}},
-    "quality power": {"model": {"use_improved_head": True, "quality_power": 0.5}},
-    "adamw": {"model": {"use_batchnorm": True}, "optim": {"optimizer": "adamw", "lr": 0.01}},
-    "ema": {"model": {"use_batchnorm": True, "use_improved_head": True}, "optim": {"use_ema": True}},
-}
-
 
 @pytest.fixture(params=list(VARIANTS))
 def cfg(request):
-    values = {"img_size": (64, 64), **VARIANTS[request.param]}
-    # Without batch norm, Adam's first steps on a fresh net are not monotonic; clipped SGD's are.
-    return make_config(**{**values, "optim": {"optimizer": "sgd", "lr": 0.01, **values.get("optim", {})}})
+    return variant_config(request.param)
 
 
 def batch_of(cfg, count=2, seed=0):

@@ -68,6 +68,9 @@ def read_checkpoint(path: Path | str, flag: str = "--ckpt") -> Checkpoint:
     missing = STATE_PARTS - content["state"].keys()
     if missing:
         raise ValueError(f"{flag} {path}: damaged, its state holds no {', '.join(sorted(missing))}")
+    wrong = _malformed(content)
+    if wrong:
+        raise ValueError(f"{flag} {path}: damaged, {wrong}")
     try:
         config = Config.from_dict(content["config"])
     except ValueError as error:
@@ -75,6 +78,22 @@ def read_checkpoint(path: Path | str, flag: str = "--ckpt") -> Checkpoint:
     except (TypeError, AttributeError) as error:
         raise ValueError(f"{flag} {path}: a setting in it has a value of the wrong kind ({error})") from None
     return Checkpoint(path, config, content["state"], content["metrics"])
+
+
+def _malformed(content: dict[str, Any]) -> str:
+    """What of a checkpoint's content is not of its kind; nothing where all is."""
+    state = content["state"]
+    average = state["ema"]
+    if not isinstance(content["metrics"], dict):
+        return "its metrics are none"
+    if not isinstance(state["epoch"], int):
+        return f"its epoch is {state['epoch']!r}"
+    if average is not None and (not isinstance(average, dict) or "model" not in average):
+        return "its averaged weights are none"
+    for weights in (state["model"], *([average["model"]] if average else [])):
+        if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+            return "its weights are none"
+    return ""
 
 
 @contextlib.contextmanager

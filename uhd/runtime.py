@@ -74,6 +74,8 @@ class Overrides:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} {value}: expected a number from 0 to 1")
+        if self.quality_power is not None and not 0 <= self.quality_power < np.inf:
+            raise ValueError(f"quality_power {self.quality_power}: expected a number >= 0")
         if self.topk is not None and self.topk < 1:
             raise ValueError(f"topk {self.topk}: expected at least 1")
         if self.resize_mode is not None and self.resize_mode not in get_args(ResizeMode):
@@ -234,8 +236,6 @@ def _override(metadata: Metadata, overrides: Overrides) -> Metadata:
             if metadata.outputs != "raw" or "score_mode" not in decoding:
                 raise ValueError(f"{name} is part of this graph; it can be set for raw maps only")
             decoding[name] = value
-    if "quality" in decoding.get("score_mode", "") and not decoding.get("has_quality"):
-        raise ValueError(f"score_mode {decoding['score_mode']}: its raw map has no quality channel")
     if _is_finished(metadata):
         if typed.get("nms_iou", metadata.nms_iou) != metadata.nms_iou:
             raise ValueError(f"nms_iou is part of this graph ({metadata.nms_iou:g}); export it anew or use raw maps")

@@ -12,7 +12,7 @@ import onnxsim
 from onnx import ModelProto, helper
 
 import uhd
-from uhd.checkpoint import Checkpoint
+from uhd.checkpoint import Checkpoint, names_file
 from uhd.config import Config, DecodeConfig, ExportConfig
 from uhd.export.graph import GraphSpec, bind, constant_outputs, join, network_graph, postprocess_graph
 from uhd.export.metadata import Metadata, Outputs, Precision
@@ -47,12 +47,9 @@ def prepare(checkpoint: Checkpoint, cfg: Config, options: ExportConfig) -> Expor
     fit the network.
     """
     weights = checkpoint.weights if options.ema else checkpoint.state["model"]
-    model = build_model(cfg.model)
-    try:
+    with names_file(checkpoint, "--checkpoint"):
+        model = build_model(cfg.model)
         model.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"--checkpoint {checkpoint.path}: does not fit the network it describes ({reason})") from None
     folded = fold_batchnorm(model)
     assert isinstance(folded, Detector)
     decode = dataclasses.replace(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from uhd.config import ScoreMode
 
 Floats = NDArray[np.float32]
 
@@ -47,6 +49,17 @@ class AnchorDecoder:
     score_mode: str
     has_quality: bool
     quality_power: float = 1.0
+
+    def __post_init__(self) -> None:
+        known = get_args(ScoreMode)
+        if self.score_mode not in known:
+            raise ValueError(f"score_mode {self.score_mode!r}; expected one of {', '.join(known)}")
+        if not isinstance(self.num_classes, int) or self.num_classes < 1 or not isinstance(self.has_quality, bool):
+            raise ValueError(f"num_classes {self.num_classes!r}, has_quality {self.has_quality!r}")
+        if not isinstance(self.quality_power, int | float) or not 0 <= self.quality_power < np.inf:
+            raise ValueError(f"quality_power {self.quality_power!r}; expected a number >= 0")
+        if "quality" in self.score_mode and not self.has_quality:
+            raise ValueError(f"score_mode {self.score_mode}: its raw map has no quality channel")
 
     def __call__(self, maps: Sequence[Floats], conf_thresh: float, limit: int) -> list[Candidates]:
         """See `MapDecoder`."""

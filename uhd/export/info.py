@@ -12,10 +12,11 @@ import onnx
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference
 
-from uhd.checkpoint import Checkpoint, read_checkpoint
+from uhd.checkpoint import Checkpoint, names_file, read_checkpoint
 from uhd.config import flag_of
 from uhd.export.metadata import Metadata
 from uhd.export.onnx_file import load_onnx
+from uhd.export.suppression import NAME as SUPPRESSION
 from uhd.models import build_model, count_macs, count_parameters, fold_batchnorm
 from uhd.precedence import show
 
@@ -37,7 +38,10 @@ def describe_file(path: Path) -> str:
 
 
 def count_onnx(model: ModelProto) -> tuple[int, int | None]:
-    """Parameters and multiply-adds of a model's convolutions and linear layers; None where a size is open."""
+    """Parameters and multiply-adds of a model's convolutions and linear layers; None where a size is open.
+
+    What follows the network in a file of ours is not counted.
+    """
     inferred = shape_inference.infer_shapes(model)
     graph = inferred.graph
     shapes = {value.name: _shape(value) for value in (*graph.value_info, *graph.output, *graph.input)}
@@ -45,6 +49,8 @@ def count_onnx(model: ModelProto) -> tuple[int, int | None]:
     parameters, macs, is_known = 0, 0, True
     for node in graph.node:
         if node.op_type not in _LAYERS or not any(name in weights for name in node.input[1:]):
+            continue
+        if any(f"{SUPPRESSION}/" in name for name in node.input):
             continue
         parameters += sum(weights[name].size for name in node.input[1:] if name in weights)
         shape = shapes.get(node.output[0])
@@ -108,7 +114,9 @@ def _port(value: onnx.ValueInfoProto) -> str:
 
 def _describe_checkpoint(checkpoint: Checkpoint) -> Rows:
     cfg, metrics = checkpoint.config, checkpoint.metrics
-    model = build_model(cfg.model)
+    with names_file(checkpoint, "--info"):
+        model = build_model(cfg.model)
+        model.load_state_dict(checkpoint.weights)
     height, width = cfg.input.img_size
     rows = [
         ("kind", "checkpoint"),

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from uhd.config import ResizeMode
+
 Outputs = Literal["merged", "separate", "raw"]
 Precision = Literal["float32", "int8"]
 OUTPUT_KINDS: tuple[Outputs, ...] = get_args(Outputs)
@@ -82,13 +84,18 @@ class Metadata:
         values["details"] = found
         for name in ("uhd_version", "arch", "resize_mode", "decoder", *_CONSTANT_FIELDS):
             values[name] = props[name]  # a text, also where it looks like a number
+        if not isinstance(values["class_names"], list):
+            raise ValueError(f"class_names {values['class_names']!r}")
         values["class_names"] = tuple(map(str, values["class_names"]))
         height, width = map(int, values["img_size"])
         values["img_size"] = (height, width)
-        if values["outputs"] not in OUTPUT_KINDS:
-            raise ValueError(f"outputs {values['outputs']!r}")
-        for name in ("conf_thresh", "nms_iou", "best_f1_threshold", "map50"):
+        for name, known in (("outputs", OUTPUT_KINDS), ("resize_mode", get_args(ResizeMode))):
+            if values[name] not in known:
+                raise ValueError(f"{name} {values[name]!r}; this version knows {', '.join(known)}")
+        for name in ("best_f1_threshold", "map50"):
             values[name] = None if values[name] is None else float(values[name])
+        for name in ("conf_thresh", "nms_iou"):
+            values[name] = float(values[name])
         for name in ("topk", "pre_nms_topk"):
             values[name] = int(values[name])
         metadata = cls(**values)

@@ -15,6 +15,8 @@ from onnx import ModelProto, helper, numpy_helper
 
 from uhd.config import DecodeConfig
 
+NAME = "suppression"
+"""Of the graph; in a whole file it begins the names of what belongs to it."""
 INPUTS = ("candidate_boxes", "candidate_scores")
 
 # Columns x1, y1, x2, y2 to label, cx, cy, w, h; with a label before them where there are several classes.
@@ -144,7 +146,7 @@ def suppression_graph(
         else f"float[B,{topk},4] {outputs[0]}, float[B,{topk}] {outputs[1]}, int64[B,{topk}] {outputs[2]}"
     )
     inputs = f"float[B,N,4] {INPUTS[0]}, float[B,N,{num_classes}] {INPUTS[1]}"
-    graph = onnx.parser.parse_graph(f"suppression ({inputs}) => ({signature}) {{{''.join(body)}}}")
+    graph = onnx.parser.parse_graph(f"{NAME} ({inputs}) => ({signature}) {{{''.join(body)}}}")
     used = {name for node in graph.node for name in node.input}
     constants = _constants(cfg, num_classes)
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items() if name in used)
