@@ -5,6 +5,7 @@ Needs numpy, opencv-python and onnxruntime only.
 
 from __future__ import annotations
 
+import uhd.process  # noqa: F401  # isort: skip - settings that onnxruntime reads when it is loaded
 from uhd.signals import StopSignals, leave_at_once  # isort: skip
 
 if __name__ == "__main__":

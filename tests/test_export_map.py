@@ -1,6 +1,7 @@
 """A file in the hands of its user is the detector that was validated: mAP through the runtime, from picture files."""
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from exporting import prepared, write_onnx
@@ -8,6 +9,7 @@ from helpers import QUIET, draw_people, loader_of, start
 
 from uhd.checkpoint import load_model, read_checkpoint
 from uhd.engine import evaluate
+from uhd.export.decode_np import Candidates
 from uhd.export.pictures import judge, read_pictures
 from uhd.runtime import Detector, Overrides
 
@@ -52,8 +54,13 @@ def map_of_file(path, checkpoint, folder):
     detector = Detector(path, Overrides(conf_thresh=cfg.eval.map_conf_thresh))
 
     def detect(_, paths):
-        # Not clipped to the picture as those of a call are: neither are those of the validation.
-        return [found for path in paths for found in detector.infer(detector.preprocess([cv2.imread(str(path))]))]
+        found = []
+        for path in paths:
+            image = cv2.imread(str(path))
+            height, width = image.shape[:2]
+            each = detector(image)
+            found.append(Candidates(each.boxes / np.float32([width, height, width, height]), each.scores, each.labels))
+        return found
 
     return judge(read_pictures(str(folder), "pictures", 0, cfg), detect, cfg).map50
 

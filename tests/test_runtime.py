@@ -56,7 +56,7 @@ def expected_in(image, export, conf_thresh, topk):
     found = suppress(export.model.decode(export.model(inputs), decode), conf_thresh, decode.nms_iou, topk)
     used = found.labels[0] >= 0
     height, width = image.shape[:2]
-    boxes = found.boxes[0, used].clamp(0, 1).numpy() * np.array([width, height, width, height], np.float32)
+    boxes = found.boxes[0, used].numpy() * np.array([width, height, width, height], np.float32)
     return boxes, found.scores[0, used].numpy(), found.labels[0, used].numpy()
 
 
@@ -110,10 +110,10 @@ def test_input_is_rgb_in_0_to_1(tmp_path):
     assert detector(image).scores.tolist() == [1, 1]
 
 
-def test_boxes_are_clipped_pixels(tmp_path):
+def test_boxes_are_pixels_and_reach_out_of_the_picture_as_they_do_in_validation(tmp_path):
     rows = [(0.9, 0, 0.1, 0.5, 0.6, 0.4), (0.8, 0, 0.9, 0.9, 0.1, 4.0), (0.7, 0, 0.5, 0.5, 0.5, 0.5)]
     found = Detector(write_rows(tmp_path / "m.onnx", rows))(np.zeros((100, 200, 3), np.uint8))
-    expected = [[0, 30, 80, 70], [170, 0, 190, 100], [50, 25, 150, 75]]
+    expected = [[-40, 30, 80, 70], [170, -110, 190, 290], [50, 25, 150, 75]]
     np.testing.assert_allclose(found.boxes, expected, atol=1e-4)
 
 

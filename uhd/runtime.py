@@ -40,7 +40,8 @@ Image = NDArray[np.uint8]
 class Detections:
     """What was found in a picture: boxes [n,4] xyxy in its pixels, scores [n] in 0..1 descending, labels [n] class.
 
-    Boxes are clipped to the picture. `name_of(label, detector.class_names)` is the name of a label.
+    Boxes are as they were validated: those of people at a border may reach out of the picture. `name_of` gives the name
+    of a label.
     """
 
     boxes: Floats
@@ -158,11 +159,10 @@ class Detector:
         return [suppress(each, self._nms_iou, self.metadata.topk) for each in candidates]
 
     def _finish(self, found: Candidates, shape: tuple[int, ...]) -> Detections:
-        """Boxes in pixels of the picture, clipped to it."""
+        """Boxes in pixels of the picture."""
         height, width = shape[:2]
-        limits = np.array([width, height, width, height], dtype=np.float32)
-        boxes = np.clip(found.boxes, 0, 1) * limits
-        return Detections(boxes.astype(np.float32, copy=False), found.scores, found.labels)
+        boxes = found.boxes * np.array([width, height, width, height], dtype=np.float32)
+        return Detections(boxes, found.scores, found.labels)
 
 
 def name_of(label: int, class_names: tuple[str, ...]) -> str:

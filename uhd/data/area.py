@@ -30,15 +30,15 @@ class _Axis(NamedTuple):
     """One direction: `block` source pixels become `cells` target pixels, again and again.
 
     weights [cells,block] whole numbers that sum to `block` in each row; by_channel [block*3,cells*3] the same for
-    pixels of three channels side by side. OpenCV's own: first [target] source pixel of each target pixel, shares
-    [target,n] its weights, 0 beyond the last.
+    pixels of three channels side by side. OpenCV's own: pixels [target,n] the source pixels of each target pixel,
+    shares [target,n] their weights, 0 beyond the last.
     """
 
     block: int
     cells: int
     weights: NDArray[np.float32]
     by_channel: NDArray[np.float32]
-    first: NDArray[np.int64]
+    pixels: NDArray[np.int64]
     shares: NDArray[np.float32]
 
 
@@ -68,9 +68,9 @@ def shrink(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
     sums = np.matmul(rows.reshape(-1, across.block * 3), across.by_channel).reshape(height, width, 3)
     means = sums / np.float32(total)
     rounded = np.rint(means)
-    row, column, channel = np.nonzero(np.abs(np.abs(means - rounded) - np.float32(0.5)) < _DOUBT)
-    if len(row):
-        rounded[row, column, channel] = _as_opencv(image, down, across, (row, column, channel))
+    doubtful = np.flatnonzero(np.abs(np.abs(means - rounded) - np.float32(0.5)) < _DOUBT)
+    if len(doubtful):
+        rounded.put(doubtful, _as_opencv(image, down, across, doubtful))
     averaged: NDArray[np.uint8] = rounded.astype(np.uint8)
     return averaged
 
@@ -91,9 +91,9 @@ def _axis(source: int, target: int) -> _Axis | None:
 
 
 def _opencv_table(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The first source pixel of each target pixel, and its weights as OpenCV's computeResizeAreaTab has them."""
+    """The source pixels of each target pixel, and their weights as OpenCV's computeResizeAreaTab has them."""
     scale = source / target
-    rows = []
+    rows: list[list[tuple[int, float]]] = []
     for index in range(target):
         start, end = index * scale, index * scale + scale
         width = min(scale, source - start)
@@ -104,32 +104,23 @@ def _opencv_table(source: int, target: int) -> tuple[NDArray[np.int64], NDArray[
         if end - last > 1e-3:
             row.append((last, min(min(end - last, 1.0), width) / width))
         rows.append(row)
+    left = np.array([row[0][0] for row in rows])
     shares = np.zeros((target, max(map(len, rows))), dtype=np.float32)
-    for index, row in enumerate(rows):
-        shares[index, : len(row)] = [share for _, share in row]
-    return np.array([row[0][0] for row in rows]), shares
-
-
-def _as_opencv(
-    image: NDArray[np.uint8],
-    down: _Axis,
-    across: _Axis,
-    places: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
-) -> NDArray[np.float32]:
-    """Chosen pixels (row, column, channel) in OpenCV's order of float32 sums: along each row, then down the rows."""
-    row, column, channel = places
-    tall, wide = down.shares.shape[1], across.shares.shape[1]
+    for values, row in zip(shares, rows, strict=True):
+        values[: len(row)] = [share for _, share in row]
     # Beyond the last weight stands 0; any pixel will do there.
-    below = np.minimum(down.first[row][:, None] + np.arange(tall), image.shape[0] - 1)
-    right = np.minimum(across.first[column][:, None] + np.arange(wide), image.shape[1] - 1)
-    pixels = image[below[:, :, None], right[:, None, :], channel[:, None, None]].astype(np.float32)
-    products = pixels * across.shares[column][:, None, :]
-    sums = products[:, :, 0]
-    for k in range(1, wide):
-        sums = sums + products[:, :, k]
-    sums = sums * down.shares[row]
-    found = sums[:, 0]
-    for k in range(1, tall):
-        found = found + sums[:, k]
-    rounded: NDArray[np.float32] = np.rint(found)
+    return np.minimum(left[:, None] + np.arange(shares.shape[1]), source - 1), shares
+
+
+def _as_opencv(image: NDArray[np.uint8], down: _Axis, across: _Axis, places: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Values of the result at flat places, in OpenCV's order of float32 sums: along each row, then down the rows."""
+    pixel = places // 3
+    channel = places - pixel * 3
+    row = pixel // len(across.shares)
+    column = pixel - row * len(across.shares)
+    inside = across.pixels[column] * 3 + channel[:, None]
+    values = image.reshape(-1).take((down.pixels[row] * (image.shape[1] * 3))[:, :, None] + inside[:, None, :])
+    products = values.astype(np.float32) * across.shares[column][:, None, :]
+    sums = np.add.accumulate(products, axis=2)[:, :, -1] * down.shares[row]
+    rounded: NDArray[np.float32] = np.rint(np.add.accumulate(sums, axis=1)[:, -1])
     return rounded

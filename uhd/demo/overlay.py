@@ -40,7 +40,8 @@ def annotate(result: Result, class_names: tuple[str, ...], speed: str = "") -> I
     canvas = np.ascontiguousarray(image.repeat(zoom, axis=0).repeat(zoom, axis=1))
     side = max(canvas.shape[:2])
     line, text_size = max(2, round(side / 480)), 0.3 + side / 3200
-    corners = np.rint(found.boxes * zoom).astype(int).tolist()
+    limits = (canvas.shape[1], canvas.shape[0]) * 2
+    corners = np.rint(np.clip(found.boxes * zoom, 0, limits)).astype(int).tolist()
     # From the lowest score up, so that the best is never covered.
     order = range(len(corners) - 1, -1, -1)
     for index in order:
