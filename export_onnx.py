@@ -24,7 +24,7 @@ from uhd.export.tflite import write_tflite
 from uhd.export.verify import verify
 from uhd.files import check_writable
 from uhd.logger import log_to_console
-from uhd.precedence import agree
+from uhd.precedence import agree, warn_unused_export
 from uhd.program import exit_code_of
 
 log = logging.getLogger("uhd")
@@ -45,6 +45,7 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
     assert options.checkpoint
     output = Path(options.output or default_output(options))
     check_targets(output, options)
+    warn_unused_export(options)
     checkpoint = read_checkpoint(options.checkpoint, "--checkpoint")
     export = prepare(checkpoint, agree(typed, checkpoint), options)
     network = build_network(export)

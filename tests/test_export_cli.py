@@ -38,7 +38,7 @@ DEFAULTS = {
     **{"checkpoint": "m.pt", "output": None, "info": None, "opset": 17, "dynamic": None, "ema": True},
     **{"merge_postprocess": True, "separate_outputs": False, "topk": 100, "conf_thresh": 0.0, "nms_iou": None},
     **{"simplify": True, "verify": False, "image_dir": None, "image_count": 200, "int8": False, "calib_dir": None},
-    **{"calib_count": 300, "calib_method": "auto", "tflite": None, "report": False},
+    **{"calib_count": 1000, "calib_method": "auto", "tflite": None, "report": False},
 }
 
 
@@ -100,6 +100,24 @@ def test_what_is_typed():
 
 
 # --- files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "warned"),
+    [
+        ((), []),
+        (("--topk", 7, "--nms-iou", 0.4, "--no-merge-postprocess"), []),  # the runtime reads them from the file
+        (("--conf-thresh", 0.2, "--no-merge-postprocess"), ["--conf-thresh", "--merge-postprocess"]),
+        (("--image-dir", "nowhere"), ["--image-dir", "--verify or --report"]),
+        (("--calib-dir", "nowhere"), ["--calib-dir", "--int8 or --tflite"]),
+        (("--calib-method", "entropy"), ["--calib-method", "--int8"]),
+    ],
+)
+def test_flags_without_effect_are_named(run_export, checkpoint, flags, warned):
+    outcome = run_export("--checkpoint", "best.pt", "--output", "m.onnx", *flags)
+    assert (outcome.code, outcome.errors) == (0, [])
+    assert len(outcome.warnings) == bool(warned)
+    assert all(word in line for line in outcome.warnings for word in warned)
 
 
 def test_default_output_stands_beside_the_checkpoint(run_export, checkpoint, tmp_path):

@@ -12,6 +12,7 @@ from uhd.config import (
     SECTIONS,
     AnchorModelConfig,
     Config,
+    ExportConfig,
     LabelsConfig,
     ModelConfig,
     RunConfig,
@@ -239,6 +240,23 @@ def show(value: Any, separator: str = ",") -> str:
     if isinstance(value, tuple):
         return (" " if value and isinstance(value[0], tuple) else separator).join(map(show, value))
     return str(value)
+
+
+def warn_unused_export(options: ExportConfig) -> None:
+    """One warning for each flag of an export that is set and has no effect beside the others."""
+    compares, calibrates = options.verify or options.report, bool(options.int8 or options.tflite)
+    needs = {
+        "image_dir": (compares, "--verify or --report"),
+        "image_count": (compares, "--verify or --report"),
+        "calib_dir": (calibrates or compares, "--int8 or --tflite"),
+        "calib_count": (calibrates, "--int8 or --tflite"),
+        "calib_method": (options.int8, "--int8"),
+        "conf_thresh": (options.merge_postprocess, "--merge-postprocess"),
+    }
+    defaults = {f.name: f.default for f in dataclasses.fields(options)}
+    for name, (is_used, needed) in needs.items():
+        if getattr(options, name) != defaults[name] and not is_used:
+            log.warning("%s has no effect without %s", flag_of(name), needed)
 
 
 def _with_run_dir(run: RunConfig, typed: Typed, checkpoint: Checkpoint | None) -> RunConfig:

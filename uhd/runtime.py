@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,8 +153,7 @@ class Detector:
         try:
             outputs = self.session.run(None, {self._input: inputs})
         except Exception as error:  # onnxruntime has a class of its own for each kind of failure
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{self.path}: cannot be run on {list(inputs.shape)} ({reason})") from None
+            raise ValueError(f"{self.path}: cannot be run on {list(inputs.shape)} ({_reason(error)})") from None
         threshold = max(self.conf_thresh, self.metadata.conf_thresh)
         candidates = self._read_outputs(outputs, threshold, self.metadata.pre_nms_topk)
         return [suppress(each, self._nms_iou, self.metadata.topk) for each in candidates]
@@ -189,8 +189,15 @@ def load_session(model: str | bytes, threads: int = 1) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for each kind of failure, without a common base
-        reason = " ".join(str(error).split())
-        raise ValueError(f"not an ONNX file that onnxruntime can run ({reason[:200]})") from None
+        raise ValueError(f"not an ONNX file that onnxruntime can run ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """What onnxruntime says, on one line, without its error class and the place in its source."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from \S+ failed:)?", "", text)
+    text = re.sub(r"/\S*onnxruntime\S*:\d+ .*?\) (?=[A-Z])", "", text)
+    return text.strip()[:200]
 
 
 def _read_input(session: ort.InferenceSession, path: Path) -> tuple[str, int | None, int | None, int | None]:

@@ -73,7 +73,7 @@ class ExportConfig(Section):
         parse=parse_optional_path,
         metavar="DIR",
     )
-    calib_count: int = option(300, "Most pictures of --calib-dir to use, spread over it; 0 is all.", metavar="N")
+    calib_count: int = option(1000, "Most pictures of --calib-dir to use, spread over it; 0 is all.", metavar="N")
     calib_method: Literal["auto", "minmax", "entropy", "percentile"] = option(
         "auto", "How a range is chosen; auto measures which one loses least."
     )
