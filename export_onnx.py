@@ -16,11 +16,12 @@ from pathlib import Path
 from uhd.checkpoint import read_checkpoint
 from uhd.cli import parse_export_args
 from uhd.config import ExportConfig
+from uhd.data.listing import find_images
 from uhd.export.build import build_network, finish, prepare, save
 from uhd.export.info import describe_file
 from uhd.export.quantize import quantize_network
-from uhd.export.report import write_report
-from uhd.export.tflite import write_tflite
+from uhd.export.report import report_files, write_report
+from uhd.export.tflite import check_environment, write_tflite
 from uhd.export.verify import verify
 from uhd.files import check_writable
 from uhd.logger import log_to_console
@@ -45,6 +46,7 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
     assert options.checkpoint
     output = Path(options.output or default_output(options))
     check_targets(output, options)
+    check_sources(options)
     warn_unused_export(options)
     checkpoint = read_checkpoint(options.checkpoint, "--checkpoint")
     export = prepare(checkpoint, agree(typed, checkpoint), options)
@@ -56,12 +58,12 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
     *_, model = models.values()
     if options.verify:
         verify(export, model)
+    save(model, output)
+    log.info("wrote %s (%.2f MB)", output, output.stat().st_size / 1e6)
     if options.tflite:
         write_tflite(export, network, Path(options.tflite))
     if options.report:
         write_report(export, models, output)
-    save(model, output)
-    log.info("wrote %s (%.2f MB)", output, output.stat().st_size / 1e6)
 
 
 def check_targets(output: Path, options: ExportConfig) -> None:
@@ -69,6 +71,9 @@ def check_targets(output: Path, options: ExportConfig) -> None:
     targets = {"--checkpoint": Path(options.checkpoint or ""), "--output": output}
     if options.tflite:
         targets["--tflite"] = Path(options.tflite)
+    if options.report:
+        for path in report_files(output):
+            check_writable(path, "--report")
     seen: dict[Path, str] = {}
     for flag, path in targets.items():
         if flag != "--checkpoint":
@@ -76,6 +81,15 @@ def check_targets(output: Path, options: ExportConfig) -> None:
         other = seen.setdefault(path.resolve(), flag)
         if other != flag:
             raise ValueError(f"{flag} {path}: the same file as {other} {targets[other]}")
+
+
+def check_sources(options: ExportConfig) -> None:
+    """ValueError, before any work, where there is nothing to read, or the packages of --tflite are not there."""
+    for flag, source in (("--image-dir", options.image_dir), ("--calib-dir", options.calib_dir)):
+        if source and (options.int8 or options.tflite or options.verify or options.report):
+            find_images(source, flag)
+    if options.tflite:
+        check_environment(Path(options.tflite))
 
 
 def default_output(options: ExportConfig) -> str:

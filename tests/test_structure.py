@@ -13,6 +13,7 @@ LAYERS: dict[str, int] = {
     "uhd": 0,
     "uhd.config": 0,
     "uhd.files": 0,
+    "uhd.muting": 0,
     "uhd.process": 0,
     "uhd.types": 0,
     "uhd.anchors": 1,

@@ -102,6 +102,8 @@ class Detector:
         threads: int = 1,
         img_size: tuple[int, int] | None = None,
     ) -> None:
+        if threads < 0:
+            raise ValueError(f"threads {threads}: expected at least 0")
         self.path = Path(path)
         self.session = open_session(self.path, threads)
         self._input, self.batch_size, *size = _read_input(self.session, self.path)
@@ -141,9 +143,11 @@ class Detector:
         """[h,w,3] BGR uint8 pictures to the input [B,3,H,W], RGB in 0..1; padded with zeros to a fixed batch."""
         batch = np.zeros((self.batch_size or len(images), 3, *self.img_size), dtype=np.float32)
         for row, image in zip(batch, images, strict=False):
+            if not isinstance(image, np.ndarray):
+                raise ValueError(f"{type(image).__name__} is no picture; expected uint8 [h,w,3] (BGR). Was it read?")
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
                 raise ValueError(f"a picture of {image.dtype} {list(image.shape)}; expected uint8 [h,w,3] (BGR)")
-            small = resize(image, self.img_size, self.metadata.resize_mode)  # type: ignore[arg-type]
+            small = resize(image, self.img_size, self.metadata.resize_mode)
             # The same arithmetic as in training: float32 of the rounded pixel, divided by 255.
             np.divide(small[..., ::-1].transpose(2, 0, 1), np.float32(255), out=row)
         return batch

@@ -11,6 +11,7 @@ from uhd.config.values import parse_optional_path
 
 DynamicAxes = Literal["batch", "hw", "all"]
 MIN_OPSET, MAX_OPSET = 13, 20
+"""Between them every operator that a file uses has one form."""
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,18 @@ def _as_opencv(image: NDArray[np.uint8], down: _Axis, across: _Axis, places: NDA
     channel = places - pixel * 3
     row = pixel // len(across.shares)
     column = pixel - row * len(across.shares)
-    inside = across.pixels[column] * 3 + channel[:, None]
-    values = image.reshape(-1).take((down.pixels[row] * (image.shape[1] * 3))[:, :, None] + inside[:, None, :])
-    products = values.astype(np.float32) * across.shares[column][:, None, :]
-    sums = np.add.accumulate(products, axis=2)[:, :, -1] * down.shares[row]
-    rounded: NDArray[np.float32] = np.rint(np.add.accumulate(sums, axis=1)[:, -1])
+    # [n across, P, n down]: what is added lies side by side.
+    inside = (across.pixels[column] * 3 + channel[:, None]).T
+    values = image.reshape(-1).take(inside[:, :, None] + down.pixels[row] * (image.shape[1] * 3))
+    products = values * across.shares[column].T[:, :, None]
+    sums = _add_in_order(products) * down.shares[row]
+    rounded: NDArray[np.float32] = np.rint(_add_in_order(sums.T))
     return rounded
+
+
+def _add_in_order(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The sum over the first axis, one by one: numpy's own sums pair their terms."""
+    total: NDArray[np.float32] = values[0].copy()
+    for row in values[1:]:
+        total += row
+    return total

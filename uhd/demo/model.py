@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 
 import numpy as np
 
 from uhd.config import DemoConfig, LabelsConfig, flag_of
 from uhd.runtime import Detector, Overrides
+
+log = logging.getLogger("uhd")
 
 
 def load_detector(cfg: DemoConfig) -> Detector:
@@ -32,6 +35,9 @@ def load_detector(cfg: DemoConfig) -> Detector:
     except ValueError as error:
         reason = str(error).removeprefix(f"{cfg.onnx}: ")
         raise ValueError(f"--onnx {cfg.onnx}: {_in_flags(reason)}") from None
+    if not detector.metadata.uhd_version and detector.metadata.outputs == "raw" and not cfg.score_mode:
+        assumed = detector.metadata.decoding["score_mode"]
+        log.warning("%s does not say what a score is; %s is assumed (--score-mode)", cfg.onnx, assumed)
     return detector
 
 

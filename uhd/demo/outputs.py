@@ -17,9 +17,9 @@ import cv2
 from uhd.data.listing import IMAGE_SUFFIXES
 from uhd.demo.frames import Frame, Result, View
 from uhd.demo.overlay import zoom_of
-from uhd.demo.quiet import muted_stderr
 from uhd.demo.sources import CaptureSource, PictureSource, Source
 from uhd.files import check_writable, write_whole
+from uhd.muting import muted_stderr
 from uhd.runtime import Image, name_of
 
 # What each container is written with: codecs that OpenCV's packages can encode everywhere.

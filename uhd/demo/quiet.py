@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import cv2
 
@@ -19,17 +16,3 @@ def silence_opencv() -> None:
     os.environ.setdefault("QT_LOGGING_RULES", _QT_SILENT)
     if "OPENCV_LOG_LEVEL" not in os.environ:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-@contextmanager
-def muted_stderr() -> Iterator[None]:
-    """Drops what C code writes to stderr meanwhile: libjpeg, libpng and OpenCV's video writer know no log level."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

@@ -13,7 +13,7 @@ from uhd.config import DemoConfig
 from uhd.data.images import read_image
 from uhd.data.listing import IMAGE_SUFFIXES, find_images
 from uhd.demo.frames import Frame
-from uhd.demo.quiet import muted_stderr
+from uhd.muting import muted_stderr
 from uhd.runtime import Image
 
 DEFAULT_FPS = 30.0

@@ -18,6 +18,7 @@ from uhd.export.graph import GraphSpec, bind, constant_outputs, join, network_gr
 from uhd.export.metadata import Metadata, Outputs, Precision
 from uhd.files import write_whole
 from uhd.models import Detector, build_model, fold_batchnorm
+from uhd.muting import muted_stderr
 
 log = logging.getLogger("uhd")
 
@@ -133,7 +134,10 @@ def check(model: ModelProto, opset: int) -> None:
     found = {each.domain: each.version for each in model.opset_import}
     if found != {"": opset}:
         raise RuntimeError(f"the exporter wrote the operator sets {found} where {opset} was asked for")
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise RuntimeError(f"the exported graph is not valid ({' '.join(str(error).split())[:200]})") from None
 
 
 def save(model: ModelProto, path: Path) -> None:
@@ -166,7 +170,8 @@ def _simplified(model: ModelProto, options: ExportConfig) -> ModelProto:
         return model
     try:
         simplified: ModelProto
-        simplified, is_equal = onnxsim.simplify(model)
+        with muted_stderr():  # of each operator with an open size it says that it cannot fold it
+            simplified, is_equal = onnxsim.simplify(model)
     except Exception as error:  # it raises whatever its optimiser and onnxruntime raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         log.warning("onnxsim failed and is left out (%s)", reason)

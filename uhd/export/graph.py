@@ -21,9 +21,6 @@ from uhd.export.metadata import INPUT_NAME, MERGED_NAME, SEPARATE_NAMES
 from uhd.export.suppression import INPUTS, suppression_graph
 from uhd.models import Detector, Preds
 
-OPSETS = range(13, 21)
-"""Operator sets that every operator used here has had in one form."""
-
 
 @dataclass(frozen=True)
 class GraphSpec:

@@ -81,7 +81,7 @@ def _describe_onnx(path: Path) -> Rows:
     try:
         model = load_onnx(path)
     except ValueError as error:
-        raise ValueError(f"--info {error}") from None
+        raise ValueError(f"--info {error}; expected an ONNX file or a checkpoint") from None
     parameters, macs = count_onnx(model)
     opsets = ", ".join(f"{each.domain or 'ai.onnx'} {each.version}" for each in model.opset_import)
     rows = [

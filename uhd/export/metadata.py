@@ -38,7 +38,7 @@ class Metadata:
     outputs: Outputs
     class_names: tuple[str, ...]
     img_size: tuple[int, int]
-    resize_mode: str
+    resize_mode: ResizeMode
     decoder: str
     decoding: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)

@@ -53,6 +53,7 @@ SWISH_FLOOR = -6.0
 """Where the range of swish's input ends below: swish(-6) is -0.015, less than one step of its output."""
 CALIBRATION_CHUNK = 16
 """Pictures whose activations are held in memory at once."""
+FEW_PICTURES = 100
 JUDGED = 100
 """Pictures that quantised networks are compared on."""
 MIN_GAIN = 0.05
@@ -81,6 +82,8 @@ def quantize_network(export: Export, network: ModelProto) -> ModelProto:
     options = export.options
     assert options.calib_dir
     pictures = read_pictures(options.calib_dir, "--calib-dir", options.calib_count, export.config, need_labels=False)
+    if len(pictures) < FEW_PICTURES:
+        log.warning("--calib-dir: ranges from %d pictures are rough; some hundred are better", len(pictures))
     inputs = inputs_of(pictures)
     judged = inputs[np.linspace(0, len(inputs) - 1, min(JUDGED, len(inputs))).round().astype(int)]
     judge = _Judge(export, network, judged)

@@ -41,8 +41,14 @@ class Figures:
     milliseconds: float | None
 
 
+def report_files(output: Path) -> tuple[Path, Path]:
+    """The table and the picture that belong to an exported file."""
+    stem = output.with_suffix("").name
+    return output.with_name(f"{stem}_report.md"), output.with_name(f"{stem}_report.png")
+
+
 def write_report(export: Export, models: Mapping[str, ModelProto], output: Path) -> None:
-    """Measures the models and writes OUTPUT_report.md and OUTPUT_report.png; logs the table."""
+    """Measures the models and writes the files of `report_files`; logs the table."""
     tflite = Path(export.options.tflite) if export.options.tflite else None
     with pictures_of(export) as dataset:
 
@@ -57,13 +63,15 @@ def write_report(export: Export, models: Mapping[str, ModelProto], output: Path)
             figures[name] = Figures(found, len(model.SerializeToString()), latencies[name])
         if tflite:
             figures["INT8 TFLite"] = Figures(mean_ap(detect_with_tflite(export, tflite)), tflite.stat().st_size, None)
+        source = f"{len(dataset)} pictures, {dataset.num_boxes} boxes"
     table = format_table(figures)
-    stem = output.with_suffix("")
-    write_whole(stem.with_name(f"{stem.name}_report.md"), f"{table}\n".encode())
-    write_whole(stem.with_name(f"{stem.name}_report.png"), _chart(figures))
+    heading = f"{output.name}, from {export.options.checkpoint}; mAP on {source}"
+    text_file, picture_file = report_files(output)
+    write_whole(text_file, f"{heading}\n\n{table}\n".encode())
+    write_whole(picture_file, _chart(figures))
     for line in table.splitlines():
         log.info("%s", line)
-    log.info("wrote %s_report.md and %s_report.png", stem, stem)
+    log.info("wrote %s and %s", text_file, picture_file)
 
 
 def measure_latency(models: Mapping[str, ModelProto], inputs: NDArray[np.float32]) -> dict[str, float]:
@@ -114,17 +122,19 @@ def format_table(figures: Mapping[str, Figures]) -> str:
 
 def _chart(figures: Mapping[str, Figures]) -> bytes:
     """PNG: mAP, size and latency side by side."""
-    panels = {
-        "mAP@0.5": [row.map50 or 0.0 for row in figures.values()],
-        "size in kB": [row.size / 1e3 for row in figures.values()],
-        "ms a picture, 1 thread": [row.milliseconds or 0.0 for row in figures.values()],
+    rows = list(figures.values())
+    panels: dict[str, list[float | None]] = {
+        "mAP@0.5": [row.map50 for row in rows],
+        "size in kB": [row.size / 1e3 for row in rows],
+        "ms a picture, 1 thread": [row.milliseconds for row in rows],
     }
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for axes, (title, values) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        bars = axes.bar(list(figures), values, color=["0.6", "tab:green", "tab:blue"][: len(figures)], width=0.6)
-        axes.bar_label(bars, labels=[f"{value:.4g}" if value else "-" for value in values], padding=2)
+        heights = [value or 0.0 for value in values]
+        bars = axes.bar(list(figures), heights, color=["0.6", "tab:green", "tab:blue"][: len(figures)], width=0.6)
+        axes.bar_label(bars, labels=["-" if value is None else f"{value:.4g}" for value in values], padding=2)
         axes.set_title(title)
-        axes.set_ylim(0, max(values) * 1.15 or 1)
+        axes.set_ylim(0, max(heights) * 1.15 or 1)
         axes.spines[["top", "right"]].set_visible(False)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)

@@ -70,6 +70,15 @@ class Difference(NamedTuple):
     spread: float
 
 
+def check_environment(output: Path) -> None:
+    """Before long work: ValueError that says how to install what is missing."""
+    try:
+        _converter_python()
+        _interpreter_module()
+    except ValueError as error:
+        raise ValueError(f"--tflite {output}: {error}") from None
+
+
 def write_tflite(export: Export, network: onnx.ModelProto, output: Path) -> None:
     """Writes the network of an export as INT8 TFLite, with ranges measured on --calib-dir; ValueError with one line."""
     options = export.options
@@ -81,7 +90,7 @@ def write_tflite(export: Export, network: onnx.ModelProto, output: Path) -> None
         try:
             convert(path, inputs_of(pictures), output)
         except ValueError as error:
-            raise ValueError(f"--tflite {str(error).removeprefix(f'{path}: ')}") from None
+            raise ValueError(f"--tflite {output}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
 def convert(raw_onnx: Path, calibration: Floats, output: Path) -> None:
