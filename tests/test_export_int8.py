@@ -264,7 +264,10 @@ def test_report(export_int8, finder, tmp_path):
     outcome = export_int8("--report", "--image-dir", finder.parent / "data", "--image-count", 40)
     assert (outcome.code, outcome.errors) == (0, [])
     assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "m_report.md", "m_report.png"}
-    lines = (tmp_path / "m_report.md").read_text().splitlines()
+    heading, empty, *lines = (tmp_path / "m_report.md").read_text().splitlines()
+    assert heading.startswith("m.onnx, from ")
+    assert heading.endswith("mAP on 40 pictures, 60 boxes")
+    assert empty == ""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [row[0] for row in rows] == ["", "---", "FP32", "INT8"]
     assert len({len(row) for row in rows}) == 1
@@ -283,7 +286,7 @@ def test_report_without_labels(export_int8, tmp_path):
     write_yolo_folder(tmp_path / "in", [None] * 3)
     outcome = export_int8("--report", "--image-dir", "in")
     assert (outcome.code, outcome.errors) == (0, [])
-    assert (tmp_path / "m_report.md").read_text().splitlines()[2].startswith("| FP32 | - | - |")
+    assert (tmp_path / "m_report.md").read_text().splitlines()[4].startswith("| FP32 | - | - |")
     assert (tmp_path / "m_report.png").is_file()
 
 
