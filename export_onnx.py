@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
-from uhd.signals import StopSignals, leave_at_once  # isort: skip
+from uhd.signals import leave_at_once  # isort: skip
 
 if __name__ == "__main__":
     leave_at_once("export_onnx.py")  # until `main`: torch takes seconds to load
@@ -33,10 +33,10 @@ log = logging.getLogger("uhd")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the flags ask for; exit code 2 for a mistake of the user's, 1 where --verify finds a difference."""
-    return exit_code_of("export_onnx.py", lambda signals: run(argv, signals))
+    return exit_code_of("export_onnx.py", lambda _: run(argv))
 
 
-def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
+def run(argv: Sequence[str] | None) -> None:
     """One session: look at a file, or export."""
     log_to_console()
     options, typed = parse_export_args(argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from uhd.runtime import Detections, Image
@@ -29,17 +30,17 @@ class Result:
     ms: float
 
 
-class View:
+class View(ABC):
     """Something that is shown each result: a file, the window, the terminal."""
 
     needs_picture = False
 
+    @abstractmethod
     def take(self, result: Result, picture: Image | None, speed: str) -> bool:
         """Shows a result; False when the user has seen enough.
 
         picture: the annotated one, [h,w,3] BGR, at least where needs_picture. speed: the recent one, in words.
         """
-        raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - not every view has something to end
         """Ends the view, whatever the reason: what is finished is kept."""

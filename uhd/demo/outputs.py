@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import tempfile
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,11 +55,13 @@ class Output(View):
         if self._num_taken:
             _log.info("wrote %s", self.path)
 
+    @abstractmethod
     def _write(self, result: Result, picture: Image | None) -> None:
-        raise NotImplementedError
+        """Adds the result to what is there."""
 
+    @abstractmethod
     def _finish(self) -> None:
-        raise NotImplementedError
+        """Puts what is finished at its place."""
 
     @contextmanager
     def _named(self) -> Iterator[None]:

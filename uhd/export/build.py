@@ -22,15 +22,12 @@ from uhd.muting import muted_stderr
 
 log = logging.getLogger("uhd")
 
-MAX_BYTES = 2**31 - 1
-"""Of a file without external data, which is the only kind that is written: protobuf's limit."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Export:
     """What is exported: the network with its batch norms folded, its config (at the exported size), and the form.
 
-    metadata is that of the float file.
+    metadata is that of the float file. warned: what was said of onnxsim, which is run several times.
     """
 
     model: Detector
@@ -39,6 +36,7 @@ class Export:
     decode: DecodeConfig
     options: ExportConfig
     metadata: Metadata
+    warned: list[str] = dataclasses.field(default_factory=list)
 
 
 def prepare(checkpoint: Checkpoint, cfg: Config, options: ExportConfig) -> Export:
@@ -101,7 +99,8 @@ def _output_kind(options: ExportConfig) -> Outputs:
 
 def build_network(export: Export) -> ModelProto:
     """The network alone: `images` to the raw maps, in float."""
-    return _simplified(network_graph(export.model, export.spec), export.options)
+    graph = network_graph(export.model, export.spec)
+    return _simplified(graph, export)
 
 
 def finish(export: Export, network: ModelProto, precision: Precision = "float32") -> ModelProto:
@@ -114,7 +113,7 @@ def finish(export: Export, network: ModelProto, precision: Precision = "float32"
     if export.metadata.outputs != "raw":
         tail = postprocess_graph(export.model, export.spec, export.decode, export.metadata.outputs)
         network = _without_outputs(network, constants := constant_outputs(network))
-        model = join(network, _simplified(bind(tail, constants), options))
+        model = join(network, _simplified(bind(tail, constants), export))
     else:
         model = ModelProto()
         model.CopyFrom(network)
@@ -141,11 +140,11 @@ def check(model: ModelProto, opset: int) -> None:
 
 
 def save(model: ModelProto, path: Path) -> None:
-    """Writes the file, whole or not at all; ValueError where it cannot be written."""
+    """Writes the file, whole or not at all; OSError that names --output where the disk fails."""
     try:
         write_whole(path, model.SerializeToString())
     except OSError as error:
-        raise ValueError(f"--output {path}: cannot be written ({error.strerror})") from None
+        raise OSError(f"--output {path}: cannot be written ({error.strerror})") from None
 
 
 def _without_outputs(model: ModelProto, names: dict[str, Any]) -> ModelProto:
@@ -164,9 +163,9 @@ def _without_outputs(model: ModelProto, names: dict[str, Any]) -> ModelProto:
     return left
 
 
-def _simplified(model: ModelProto, options: ExportConfig) -> ModelProto:
-    """Folded and simplified by onnxsim, or as it was with a warning where that fails."""
-    if not options.simplify:
+def _simplified(model: ModelProto, export: Export) -> ModelProto:
+    """Folded and simplified by onnxsim, or as it was, with one warning an export, where that fails."""
+    if not export.options.simplify:
         return model
     try:
         simplified: ModelProto
@@ -174,9 +173,12 @@ def _simplified(model: ModelProto, options: ExportConfig) -> ModelProto:
             simplified, is_equal = onnxsim.simplify(model)
     except Exception as error:  # it raises whatever its optimiser and onnxruntime raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        log.warning("onnxsim failed and is left out (%s)", reason)
-        return model
-    if not is_equal:
-        log.warning("onnxsim changed what the graph computes and is left out")
-        return model
-    return simplified
+        return _unsimplified(model, export, f"onnxsim failed and is left out ({reason})")
+    return simplified if is_equal else _unsimplified(model, export, "onnxsim changed what the graph computes: left out")
+
+
+def _unsimplified(model: ModelProto, export: Export, warning: str) -> ModelProto:
+    if not export.warned:
+        log.warning(warning)
+        export.warned.append(warning)
+    return model

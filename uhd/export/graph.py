@@ -68,13 +68,25 @@ class _Decoding(nn.Module):
 def network_graph(model: Detector, spec: GraphSpec) -> ModelProto:
     """`images` to the raw maps under their names; model is in evaluation mode, on the CPU."""
     images = torch.zeros(1, 3, *spec.img_size)
-    with torch.no_grad():
-        maps = _RawMaps(model)(images)
-    # Maps that hold one entry a picture have its batch and grid; others (anchors) do not depend on the picture.
-    shapes = {name: value.dim() for name, value in zip(model.raw_names, maps, strict=True)}
-    axes = {INPUT_NAME: _open_axes(spec, "height", "width")}
-    axes |= {name: _open_axes(spec, "rows", "columns") for name, dims in shapes.items() if dims == 4}
+    axes = {INPUT_NAME: _open_axes(spec, "height", "width"), **_map_axes(model, spec)}
     return _trace(_RawMaps(model), (images,), ([INPUT_NAME], model.raw_names), spec, axes)
+
+
+def _example_maps(model: Detector, spec: GraphSpec, batch: int = 1) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        maps: tuple[Tensor, ...] = _RawMaps(model)(torch.zeros(batch, 3, *spec.img_size))
+    return maps
+
+
+def _map_axes(model: Detector, spec: GraphSpec) -> dict[str, dict[int, str]]:
+    """The open axes of each raw map; maps that do not grow with the batch, such as anchors, have none."""
+    examples = zip(model.raw_names, _example_maps(model, spec), _example_maps(model, spec, batch=2), strict=True)
+    axes = {}
+    for name, one, two in examples:
+        if one.shape != two.shape:
+            open_axes = _open_axes(spec, "rows", "columns")
+            axes[name] = {axis: title for axis, title in open_axes.items() if axis == 0 or one.dim() == 4}
+    return axes
 
 
 def postprocess_graph(
@@ -84,13 +96,7 @@ def postprocess_graph(
 
     The outputs are those of `uhd.export.suppression`.
     """
-    with torch.no_grad():
-        maps = _RawMaps(model)(torch.zeros(1, 3, *spec.img_size))
-    axes = {
-        name: _open_axes(spec, "rows", "columns")
-        for name, value in zip(model.raw_names, maps, strict=True)
-        if value.dim() == 4
-    }
+    maps, axes = _example_maps(model, spec), _map_axes(model, spec)
     decoding = _trace(_Decoding(model), maps, (model.raw_names, INPUTS), spec, axes)
     names = (MERGED_NAME,) if outputs == "merged" else SEPARATE_NAMES
     with torch.no_grad():
