@@ -18,6 +18,7 @@ from uhd.cli import parse_export_args
 from uhd.config import ExportConfig
 from uhd.data.listing import find_images
 from uhd.export.build import build_network, finish, prepare, save
+from uhd.export.graph import varying_outputs
 from uhd.export.info import describe_file
 from uhd.export.quantize import quantize_network
 from uhd.export.report import report_files, write_report
@@ -51,6 +52,8 @@ def run(argv: Sequence[str] | None) -> None:
     checkpoint = read_checkpoint(options.checkpoint, "--checkpoint")
     export = prepare(checkpoint, agree(typed, checkpoint), options)
     network = build_network(export)
+    if options.tflite:
+        check_maps(varying_outputs(network))
     log.info("%s: %d operators in the network, opset %d", export.metadata.arch, len(network.graph.node), options.opset)
     models = {"FP32": finish(export, network)}
     if options.int8:
@@ -90,6 +93,12 @@ def check_sources(options: ExportConfig) -> None:
             find_images(source, flag)
     if options.tflite:
         check_environment(Path(options.tflite))
+
+
+def check_maps(maps: Sequence[str]) -> None:
+    """ValueError for raw maps that --tflite cannot write: the readers of its files know one."""
+    if len(maps) > 1:
+        raise ValueError(f"--tflite: the network has the maps {', '.join(maps)}; expected one, as anchor heads have")
 
 
 def default_output(options: ExportConfig) -> str:

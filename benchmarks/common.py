@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from uhd.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from uhd.cli import parse_args
 from uhd.config import Config
 from uhd.data.dataset import DetectionDataset
 from uhd.models import build_model
+from uhd.optim import TrainState
+from uhd.runtime import Detector
+from uhd.task import build_task
 
 FLAGS = [
+    "--arch", "ultratinyod",
     "--use-improved-head", "--utod-head-ese", "--use-iou-aware-head", "--utod-residual", "--use-batchnorm",
     "--num-anchors", "8", "--auto-anchors", "--iou-loss", "ciou", "--use-ema",
 ]  # fmt: skip
+
+
+ANCHORS = "0.05,0.16 0.13,0.27 0.10,0.47 0.19,0.57 0.40,0.31 0.29,0.74 0.45,0.81 0.72,0.90"
+"""As k-means finds them on photographs of people."""
 
 
 class Stopwatch:
@@ -61,6 +74,25 @@ def images_per_second(step: Callable[[], None], batch_size: int, steps: int) -> 
             start = time.perf_counter()
         step()
     return batch_size * steps / (time.perf_counter() - start)
+
+
+def untrained(flags: Sequence[str], folder: Path) -> Checkpoint:
+    """A checkpoint of the network that the flags of train.py ask for, with random weights."""
+    cfg, _ = parse_args(flags)
+    torch.manual_seed(0)
+    task = build_task(cfg, build_model(cfg.model))
+    folder.mkdir()
+    state = TrainState(cfg.optim, task, torch.device("cpu"))
+    return read_checkpoint(save_checkpoint(folder, cfg, state, {}, is_best=False))
+
+
+def bare(detector: Detector, inputs: NDArray[np.float32] | None = None) -> Callable[[], object]:
+    """A run of the session alone, on one picture after the other."""
+    if inputs is None:
+        inputs = np.zeros((1, 3, *detector.img_size), dtype=np.float32)
+    feeds = [{detector.session.get_inputs()[0].name: image[None]} for image in inputs]
+    turn = iter(range(10**9))
+    return lambda: detector.session.run(None, feeds[next(turn) % len(feeds)])
 
 
 def first_pictures(dataset: DetectionDataset, count: int) -> DetectionDataset:

@@ -15,15 +15,12 @@ import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from benchmarks.common import FLAGS
-from uhd.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from uhd.cli import parse_args
+from benchmarks.common import ANCHORS, FLAGS, bare, untrained
+from uhd.checkpoint import Checkpoint, read_checkpoint
 from uhd.config import Config, ExportConfig
 from uhd.data.synthetic import write_demo_data
 from uhd.export.build import build_network, finish, prepare, save
@@ -31,13 +28,8 @@ from uhd.export.pictures import inputs_of, read_pictures
 from uhd.export.quantize import quantize_network
 from uhd.export.report import median_milliseconds
 from uhd.logger import log_to_console
-from uhd.models import build_model
-from uhd.optim import TrainState
 from uhd.runtime import Detector, Overrides
-from uhd.task import build_task
 
-ANCHORS = "0.05,0.16 0.13,0.27 0.10,0.47 0.19,0.57 0.40,0.31 0.29,0.74 0.45,0.81 0.72,0.90"
-"""As k-means finds them on photographs of people."""
 RUNS = 1000
 
 
@@ -56,7 +48,8 @@ def main() -> None:
             pictures = str(folder / "scenes")
             write_demo_data(Path(pictures), 64, seed=0)
         checkpoints = [read_checkpoint(path) for path in args.ckpt] or [
-            untrained(width, folder / f"w{width}") for width in args.widths
+            untrained([*FLAGS, "--cnn-width", str(width), "--anchors", ANCHORS], folder / f"w{width}")
+            for width in args.widths
         ]
         rows = [measure(checkpoint, pictures, folder) for checkpoint in checkpoints]
         print(f"\n{'':>22}" + "".join(f"{title:>12}" for title in (*rows[0][1], "post", "demo limit")))
@@ -69,16 +62,6 @@ def main() -> None:
             detector = Detector(path, Overrides())
             times = median_milliseconds({"bare": bare(detector), "demo": lambda d=detector: d(frame)}, RUNS)
             print(f"{Path(path).name}: " + ", ".join(f"{key} {value:.3f} ms" for key, value in times.items()))
-
-
-def untrained(width: int, folder: Path) -> Checkpoint:
-    """A checkpoint of the full head at this width, with random weights."""
-    cfg, _ = parse_args([*FLAGS, "--cnn-width", str(width), "--anchors", ANCHORS])
-    torch.manual_seed(0)
-    task = build_task(cfg, build_model(cfg.model))
-    folder.mkdir()
-    state = TrainState(cfg.optim, task, torch.device("cpu"))
-    return read_checkpoint(save_checkpoint(folder, cfg, state, {}, is_best=False))
 
 
 def measure(checkpoint: Checkpoint, pictures: str, folder: Path) -> tuple[str, dict[str, float]]:
@@ -107,15 +90,6 @@ def measure(checkpoint: Checkpoint, pictures: str, folder: Path) -> tuple[str, d
     calls["demo"] = lambda: detectors["FP32 merged"](frame)
     width = getattr(cfg.model, "cnn_width", 0)
     return f"{cfg.model.arch} w{width}", median_milliseconds(calls, RUNS)
-
-
-def bare(detector: Detector, inputs: np.ndarray | None = None) -> Callable[[], object]:
-    """A run of the session alone, on one picture after the other."""
-    if inputs is None:
-        inputs = np.zeros((1, 3, *detector.img_size), dtype=np.float32)
-    feeds = [{detector.session.get_inputs()[0].name: image[None]} for image in inputs]
-    turn = iter(range(10**9))
-    return lambda: detector.session.run(None, feeds[next(turn) % len(feeds)])
 
 
 def noise(height: int, width: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,11 +13,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from helpers import draw_people, train_args
 
 import export_onnx
 import train
 from uhd.data.labels import parse_labels
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The tests share the cores among them; what they start inherits it.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 ROOT = Path(train.__file__).parent
 
@@ -33,7 +40,7 @@ LABELS: tuple[str | None, ...] = (
 """Twelve label files: one or two boxes, class 1 in two of them, empty ones and missing ones."""
 
 SMALL_RUN = (
-    *("--img-size", "32x32", "--cnn-width", "4", "--batch-size", "4", "--epochs", "1"),
+    *("--arch", "ultratinyod", "--img-size", "32x32", "--cnn-width", "4", "--batch-size", "4", "--epochs", "1"),
     *("--num-workers", "0", "--device", "cpu", "--cache", "ram", "--no-aug"),
 )
 """Flags of a run of about a second."""

@@ -42,7 +42,16 @@ def randomise(model, img_size, seed=0):
         layer.bias.copy_(layer.bias * scale + shift)
         return output * scale[:, None, None] + shift[:, None, None]
 
+    def spread_rows(layer, _, output):
+        scale = 1.5 / output.std(dim=(0, 1))
+        shift = torch.randn(len(scale)) - output.mean(dim=(0, 1)) * scale
+        layer.weight.mul_(scale[:, None])
+        layer.bias.copy_(layer.bias * scale + shift)
+        return output * scale + shift
+
     hooks = [m.register_forward_hook(spread) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    heads = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and name.endswith("_head")]
+    hooks += [head.register_forward_hook(spread_rows) for head in heads]
     with torch.no_grad():
         model.eval()(torch.rand(4, 3, *img_size))
         for name, parameter in model.named_parameters():
@@ -100,7 +109,8 @@ def pictures(count, size, seed=0):
 def rows_of_torch(export, images):
     """What PyTorch finds: rows [B,topk,6] of score, class, cx, cy, w, h."""
     decode = export.decode
-    found = suppress(export.model.decode(export.model(images), decode), decode.conf_thresh, decode.nms_iou, decode.topk)
+    nms_iou = decode.nms_iou if export.model.uses_nms else None
+    found = suppress(export.model.decode(export.model(images), decode), decode.conf_thresh, nms_iou, decode.topk)
     size = found.boxes[..., 2:] - found.boxes[..., :2]
     centres = found.boxes[..., :2] + size / 2
     rows = torch.cat([found.scores[..., None], found.labels[..., None].clamp(min=0), centres, size], dim=-1)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from uhd.config import (
+    MODEL_CONFIGS,
     AssignConfig,
     Config,
     DataConfig,
@@ -16,7 +17,6 @@ from uhd.config import (
     LabelsConfig,
     LossConfig,
     OptimConfig,
-    UltraTinyODConfig,
 )
 from uhd.data import build_datasets, build_loader
 from uhd.engine import Progress
@@ -28,49 +28,6 @@ from uhd.types import PADDING, Targets
 CPU = torch.device("cpu")
 ANCHORS = ((0.15, 0.3), (0.25, 0.45), (0.4, 0.7))
 QUIET = Progress("test", 10, lambda: None)
-
-VARIANTS = {
-    "plain": {},
-    "batchnorm": {"model": {"use_batchnorm": True}},
-    "relu": {"model": {"activation": "relu"}},
-    "residual": {"model": {"utod_residual": True}},
-    "improved": {"model": {"use_improved_head": True}},
-    "iou-aware": {"model": {"use_iou_aware_head": True}},
-    "full head": {
-        "model": {
-            "use_improved_head": True,
-            "use_iou_aware_head": True,
-            "utod_head_ese": True,
-            "utod_residual": True,
-            "use_batchnorm": True,
-        },
-        "loss": {"iou_loss": "ciou"},
-    },
-    "ese": {"model": {"utod_head_ese": True}},
-    "context": {"model": {"utod_context_rfb": True, "utod_context_dilation": 3}},
-    "large objects": {"model": {"utod_large_obj_branch": True}},
-    "large objects, deep": {
-        "model": {"utod_large_obj_branch": True, "utod_large_obj_depth": 2, "utod_large_obj_ch_scale": 1.25}
-    },
-    "stride 4": {"model": {"output_stride": 4}},
-    "stride 16": {"model": {"output_stride": 16}},
-    "stride 16, residual": {"model": {"output_stride": 16, "utod_residual": True, "use_batchnorm": True}},
-    "three classes": {"model": {"num_classes": 3}},
-    "three classes, vfl": {"model": {"num_classes": 3, "use_improved_head": True}, "loss": {"anchor_cls_loss": "vfl"}},
-    "one anchor": {"model": {"num_anchors": 1, "anchors": ((0.3, 0.6),)}},
-    "not square": {"img_size": (96, 64)},
-    "not square, large objects": {"img_size": (40, 72), "model": {"utod_large_obj_branch": True}},
-    "vfl": {"loss": {"anchor_cls_loss": "vfl"}},
-    "iou loss": {"loss": {"iou_loss": "iou"}},
-    "legacy": {"assign": {"anchor_assigner": "legacy"}},
-    "simota": {"assign": {"anchor_assigner": "simota"}},
-    "legacy, quality": {"model": {"use_improved_head": True}, "assign": {"anchor_assigner": "legacy"}},
-    "simota, iou-aware": {"model": {"use_iou_aware_head": True}, "assign": {"anchor_assigner": "simota"}},
-    "quality power": {"model": {"use_improved_head": True, "quality_power": 0.5}},
-    "adamw": {"model": {"use_batchnorm": True}, "optim": {"optimizer": "adamw", "lr": 0.01}},
-    "ema": {"model": {"use_batchnorm": True, "use_improved_head": True}, "optim": {"use_ema": True}},
-}
-"""Networks that the contract of an architecture and of an exported file is checked on; a new one adds its rows."""
 
 
 def draw_people(folder, count, side=64, seed=0, names="{:03}"):
@@ -95,6 +52,7 @@ def draw_people(folder, count, side=64, seed=0, names="{:03}"):
 def train_args(data, run_dir, **flags):
     """The command line of a tiny training run; a value of True or False is a switch."""
     chosen = {
+        "arch": "ultratinyod",
         "image_dir": data,
         "ckpt_out": run_dir,
         "img_size": "32x32",
@@ -139,26 +97,29 @@ def targets_of(*pictures):
     return Targets(boxes, labels, torch.arange(len(pictures)), sizes)
 
 
-def make_config(*, img_size=(32, 32), model=None, loss=None, assign=None, optim=None, data=None):
+SMALLEST = {
+    "cnn": {"cnn_width": 4},
+    "transformer": {"d_model": 8, "heads": 2, "layers": 1, "dim_feedforward": 8, "num_queries": 5},
+    "ultratinyod": {"cnn_width": 4, "anchors": ANCHORS, "num_anchors": 3},
+}
+"""The model section of a tiny network of each architecture."""
+
+
+def make_config(*, arch="ultratinyod", img_size=(32, 32), model=None, loss=None, assign=None, optim=None, data=None):
     """A resolved Config of a tiny network; each argument holds a section's values."""
-    section = {"cnn_width": 4, "anchors": ANCHORS, "num_anchors": 3, "output_stride": 8, **(model or {})}
+    section = {**SMALLEST[arch], **(model or {})}
+    if section.get("use_anchor"):
+        section = {"anchors": ANCHORS, "num_anchors": 3, **section}
     classes = section.get("num_classes", 1)
     return Config(
         input=InputConfig(img_size=img_size),
         labels=LabelsConfig(num_classes=classes).resolved(),
-        model=UltraTinyODConfig(**section),
+        model=MODEL_CONFIGS[arch](**section).completed(),
         data=DataConfig(cache="ram", num_workers=0, **(data or {})),
         loss=LossConfig(**(loss or {})),
         assign=AssignConfig(**(assign or {})),
         optim=OptimConfig(**{"warmup_epochs": 0, "lr_schedule": "constant", **(optim or {})}),
     )
-
-
-def variant_config(name):
-    """The Config of a row of VARIANTS, at 64x64 unless the row says otherwise."""
-    values = {"img_size": (64, 64), **VARIANTS[name]}
-    # Without batch norm, Adam's first steps on a fresh net are not monotonic; clipped SGD's are.
-    return make_config(**{**values, "optim": {"optimizer": "sgd", "lr": 0.01, **values.get("optim", {})}})
 
 
 def start(cfg, seed=0):

@@ -152,13 +152,10 @@ def test_mistake_in_the_flags(mistake, refused, yolo_folder, tmp_path):
 
 
 NOT_BUILT = [
-    ("--arch cnn", "--arch cnn"),
-    ("--arch transformer", "--arch transformer"),
-    ("--backbone microcspnet", "--backbone"),
-    ("--use-skip", "--use-skip"),
-    ("--num-queries=10", "--num-queries"),
     ("--teacher-ckpt t.pt", "--teacher-ckpt"),
-    ("--distill-cosine", "--distill-cosine"),
+    ("--teacher-backbone=t.pth", "--teacher-backbone"),
+    ("--arch cnn --use-anchor --distill-feat 1.0", "--distill-feat"),
+    ("--arch transformer --distill-cosine", "--distill-cosine"),
 ]
 
 

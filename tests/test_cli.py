@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from uhd.cli import build_parser, flag_fields, parse_args
-from uhd.config import DEMO_PRESET, SECTIONS, Config, flag_of, section_from_dict
+from uhd.config import DEMO_PRESET, MODEL_CONFIGS, SECTIONS, Config, flag_of, section_from_dict
 
 
 def words(text):
@@ -23,11 +23,16 @@ FLAGS = words("""
 --cnn-width --output-stride --num-anchors --anchors --use-improved-head --quality-power
 --utod-residual --use-iou-aware-head --utod-head-ese --use-head-ese --utod-context-rfb --utod-context-dilation
 --utod-large-obj-branch --utod-large-obj-depth --utod-large-obj-ch-scale
+--use-anchor --use-skip --last-se --last-width-scale
+--backbone --backbone-channels --backbone-blocks --backbone-se --backbone-skip --backbone-skip-cat
+--backbone-skip-shuffle-cat --backbone-skip-s2d-cat --backbone-fpn --backbone-out-stride
+--num-queries --d-model --heads --layers --dim-feedforward --use-fpn --dropout
 --auto-anchors
 --image-dir --train-list --val-list --train-split --val-split --val-count --seed --skip-bad-labels --demo-data
 --aug-config --aug --num-workers --cache --cache-dir
 --iou-loss --anchor-cls-loss --cls-loss-type
 --loss-weight-box --loss-weight-obj --loss-weight-cls --loss-weight-quality
+--loss-weight-hm --loss-weight-off --loss-weight-wh --loss-weight-l1 --loss-weight-iou
 --anchor-assigner --assigner --simota-topk
 --epochs --stop-epoch --patience --batch-size --optimizer --lr --lr-schedule --warmup-epochs --weight-decay
 --grad-clip-norm --use-amp --use-ema --ema-decay
@@ -38,7 +43,9 @@ FLAGS = words("""
 
 SWITCHES = words("""
 --use-batchnorm --use-improved-head --utod-residual --use-iou-aware-head --utod-head-ese --use-head-ese
---utod-context-rfb --utod-large-obj-branch --auto-anchors --skip-bad-labels --aug --use-amp --use-ema
+--utod-context-rfb --utod-large-obj-branch
+--use-anchor --use-skip --backbone-skip --backbone-skip-cat --backbone-skip-shuffle-cat --backbone-skip-s2d-cat
+--backbone-fpn --use-fpn --auto-anchors --skip-bad-labels --aug --use-amp --use-ema
 --coco-eval --coco-per-class --ckpt-non-strict --val-only --inspect
 """)
 
@@ -53,10 +60,6 @@ SHORTCUTS = {
 }
 
 FLAGS_OF_PARTS_TO_COME = words("""
---backbone --backbone-channels --backbone-blocks --backbone-se --backbone-skip --backbone-skip-cat
---backbone-skip-shuffle-cat --backbone-skip-s2d-cat --backbone-fpn --backbone-out-stride --use-skip --use-anchor
---last-se --last-width-scale --loss-weight-hm --loss-weight-off --loss-weight-wh
---num-queries --d-model --heads --layers --dim-feedforward --use-fpn --loss-weight-l1 --loss-weight-iou
 --teacher-ckpt --teacher-arch --teacher-num-queries --teacher-d-model --teacher-heads --teacher-layers
 --teacher-dim-feedforward --teacher-use-skip --teacher-activation --teacher-use-fpn --teacher-backbone
 --teacher-backbone-arch --teacher-backbone-norm --teacher-img-size
@@ -67,9 +70,25 @@ FLAGS_OF_PARTS_TO_COME = words("""
 PUBLISHED_DEFAULTS = {
     "input.img_size": (64, 64),
     "labels.classes": (0,),
+    "model.arch": "cnn",
     "model.activation": "swish",
     "model.use_batchnorm": False,
     "model.cnn_width": 32,
+    "model.output_stride": 16,
+    "model.use_anchor": False,
+    "model.use_skip": False,
+    "model.last_se": "none",
+    "model.last_width_scale": 1.0,
+    "model.backbone": "none",
+    "model.backbone_channels": None,
+    "model.backbone_blocks": None,
+    "model.backbone_se": "none",
+    "model.backbone_skip": False,
+    "model.backbone_skip_cat": False,
+    "model.backbone_skip_shuffle_cat": False,
+    "model.backbone_skip_s2d_cat": False,
+    "model.backbone_fpn": False,
+    "model.backbone_out_stride": None,
     "model.num_anchors": 3,
     "model.anchors": None,
     "model.use_improved_head": False,
@@ -103,6 +122,17 @@ PUBLISHED_DEFAULTS = {
     "run.log_interval": 10,
 }
 """What the tables of the original documents promise."""
+
+PUBLISHED_DEFAULTS_OF_THE_TRANSFORMER = {
+    "model.num_queries": 10,
+    "model.d_model": 64,
+    "model.heads": 4,
+    "model.layers": 3,
+    "model.dim_feedforward": 128,
+    "model.use_fpn": False,
+    "optim.lr": 0.001,
+    "optim.weight_decay": 0.0001,
+}
 
 
 def options(*, hidden):
@@ -156,16 +186,24 @@ def test_help_shows_every_flag(capsys):
     assert "%%" not in text
 
 
-def test_defaults_are_the_fields():
-    cfg = parse("")
+@pytest.mark.parametrize("arch", MODEL_CONFIGS)
+def test_defaults_are_the_fields(arch):
+    cfg = parse(f"--arch {arch}")
+    filled = {"arch": arch, "classes": (0,), "output_stride": 8 if arch == "ultratinyod" else 16}
+    filled |= MODEL_CONFIGS[arch].training_defaults
+    seen = set()
     for section, f in flag_fields():
-        filled = {"classes": (0,), "output_stride": 8}
-        name = next(name for name in SECTIONS if isinstance(getattr(cfg, name), section))
-        assert value(cfg, f"{name}.{f.name}") == filled.get(f.name, f.default), f.name
+        for name in SECTIONS:
+            if isinstance(getattr(cfg, name), section):
+                seen.add(f.name)
+                assert value(cfg, f"{name}.{f.name}") == filled.get(f.name, f.default), f.name
+    assert {f.name for f in dataclasses.fields(MODEL_CONFIGS[arch])} - {"num_classes"} <= seen
 
 
 def test_defaults_are_the_published_ones():
     assert values(parse(""), PUBLISHED_DEFAULTS) == PUBLISHED_DEFAULTS
+    tokens = PUBLISHED_DEFAULTS_OF_THE_TRANSFORMER
+    assert values(parse("--arch transformer"), tokens) == tokens
 
 
 @pytest.mark.parametrize("flag", SWITCHES)
@@ -198,10 +236,10 @@ READINGS = {
     "--anchor-assigner legacy": ("assign.anchor_assigner", "legacy"),
     "--cls-loss-type vfl": ("loss.anchor_cls_loss", "vfl"),
     "--anchor-cls-loss vfl": ("loss.anchor_cls_loss", "vfl"),
-    "--use-head-ese": ("model.utod_head_ese", True),
-    "--no-use-head-ese": ("model.utod_head_ese", False),
-    "--anchors 0.1,0.2;0.2,0.3;0.3,0.4": ("model.anchors", ((0.1, 0.2), (0.2, 0.3), (0.3, 0.4))),
-    "--anchors 1e-2,.5": ("model.anchors", ((0.01, 0.5),)),
+    "--arch ultratinyod --use-head-ese": ("model.utod_head_ese", True),
+    "--arch ultratinyod --no-use-head-ese": ("model.utod_head_ese", False),
+    "--arch ultratinyod --anchors 0.1,0.2;0.2,0.3;0.3,0.4": ("model.anchors", ((0.1, 0.2), (0.2, 0.3), (0.3, 0.4))),
+    "--arch ultratinyod --anchors 1e-2,.5": ("model.anchors", ((0.01, 0.5),)),
     "--classes 0,2,5": ("labels.classes", (0, 2, 5)),
     "--classes 5,0": ("labels.classes", (5, 0)),
     "--num-classes 3": ("labels.classes", (0, 1, 2)),
@@ -235,7 +273,7 @@ def test_resize_shortcut_sets_the_mode(flag):
 
 @pytest.mark.parametrize("text", ["0.1,0.2 0.3,0.4", "0.1,0.2;0.3,0.4", " 0.1,0.2 ; 0.3,0.4; "])
 def test_anchors_may_be_parted_by_spaces_and_semicolons_and_count_themselves(text):
-    model = parse(["--anchors", text]).model
+    model = parse(["--arch", "ultratinyod", "--anchors", text]).model
     assert model.anchors == ((0.1, 0.2), (0.3, 0.4))
     assert model.num_anchors == 2
 
@@ -280,7 +318,7 @@ def vars_of(cfg):
 
 
 def test_demo_data_sets_what_is_not_typed():
-    plain, demo = (vars_of(parse(flags)) for flags in ("", "--demo-data"))
+    plain, demo = (vars_of(parse(flags)) for flags in ("--arch ultratinyod", "--demo-data"))
     changed = {name for name in plain if plain[name] != demo[name]}
     assert {name: demo[name] for name in DEMO_PRESET} == DEMO_PRESET
     assert changed <= {*DEMO_PRESET, "demo_data", "run_dir"}
@@ -305,15 +343,25 @@ def test_typed_flags_win_over_the_demo_preset(typed, path, expected):
 # --- Config to plain values and back ------------------------------------------------------------
 
 EVERYTHING = words(
-    "--img-size 64x32 --torch_nearest --classes 4,2 --activation relu --use-batchnorm --cnn-width 8 --output-stride 4 "
-    "--anchors .1,.2;.3,.4 --use-improved-head --use-iou-aware-head --quality-power 2 --utod-residual --utod-head-ese "
-    "--utod-context-rfb --utod-large-obj-branch --auto-anchors --train-list a --val-list b --demo-data 30 --no-aug "
-    "--iou-loss ciou --assigner simota --optimizer sgd --lr 1e-3 --use-ema --topk 7 --coco-per-class --device cpu"
+    "--arch ultratinyod --img-size 64x32 --torch_nearest --classes 4,2 --activation relu --use-batchnorm --cnn-width 8 "
+    "--output-stride 4 --anchors .1,.2;.3,.4 --use-improved-head --use-iou-aware-head --quality-power 2 "
+    "--utod-residual --utod-head-ese --utod-context-rfb --utod-large-obj-branch --auto-anchors "
+    "--train-list a --val-list b --demo-data 30 --no-aug --iou-loss ciou --assigner simota "
+    "--optimizer sgd --lr 1e-3 --use-ema --topk 7 --coco-per-class --device cpu"
 )
 
 
 @pytest.mark.parametrize(
-    "flags", [[], ["--demo-data"], [flag for flag in EVERYTHING if flag not in {"--demo-data", "30"}]]
+    "flags",
+    [
+        [],
+        ["--demo-data"],
+        [flag for flag in EVERYTHING if flag not in {"--demo-data", "30"}],
+        words("--arch cnn --use-anchor --anchors .1,.2;.3,.4 --use-skip --last-se ese --last-width-scale 1.25"),
+        words("--backbone ultratinyresnet --backbone-channels 8,8,16,16 --backbone-blocks 2,1,1,1 --backbone-fpn"),
+        words("--arch transformer --img-size 50x70 --d-model 32 --use-fpn --dropout .1 --loss-weight-l1 2"),
+    ],
+    ids=["none", "demo", "ultratinyod", "cnn", "backbone", "transformer"],
 )
 @pytest.mark.parametrize(
     "through",

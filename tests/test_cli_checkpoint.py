@@ -8,7 +8,7 @@ from uhd.checkpoint import STATE_PARTS
 from uhd.cli import parse_args
 
 SAVED = (
-    "--img-size 32x64 --torch_nearest --classes 0,2 --activation relu --use-batchnorm --cnn-width 8 "
+    "--arch ultratinyod --img-size 32x64 --torch_nearest --classes 0,2 --activation relu --use-batchnorm --cnn-width 8 "
     "--anchors .1,.2;.3,.4 --use-improved-head --quality-power 2 --image-dir photos --train-split .6 --val-split .3 "
     "--seed 7 --aug-config mine.yaml --skip-bad-labels --epochs 30 --stop-epoch 3 --patience 9 --batch-size 8 "
     "--lr .01 --use-ema --ema-decay .99 --iou-loss ciou --assigner simota --conf-thresh .15 --topk 9 "
@@ -249,7 +249,7 @@ def test_training_flags_beside_val_only_are_warned_of(saved, caplog):
 
 def test_resume_takes_the_newest_of_a_folder(saved, tmp_path):
     for name in ("last_utod_0002_map_0.10000.pt", "last_utod_0010_map_0.05000.pt", "best_utod_0011_map_0.10000.pt"):
-        write_checkpoint(tmp_path / name, "--cnn-width 8")
+        write_checkpoint(tmp_path / name, "--arch ultratinyod --cnn-width 8")
     assert parse_args(["--resume", str(tmp_path)])[1].path.name == "last_utod_0010_map_0.05000.pt"
     (tmp_path / "last.pt").symlink_to("last_utod_0002_map_0.10000.pt")
     assert parse_args(["--resume", str(tmp_path)])[1].path.name == "last_utod_0002_map_0.10000.pt"

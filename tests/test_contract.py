@@ -1,11 +1,13 @@
 """What every architecture must hold to: one table of variants, the same checks for each. A new one adds its rows."""
 
+import copy
 import dataclasses
 import itertools
 
 import pytest
 import torch
-from helpers import VARIANTS, make_config, start, targets_of, variant_config
+from helpers import make_config, same, start, targets_of
+from variants import VARIANTS, variant_config
 
 from uhd.checkpoint import load_model, save_checkpoint
 from uhd.engine import sum_terms
@@ -15,6 +17,10 @@ from uhd.types import Detections
 @pytest.fixture(params=list(VARIANTS))
 def cfg(request):
     return variant_config(request.param)
+
+
+OF_POSITIVES = {"anchor": ["box"], "center": ["off", "wh"], "query": ["l1", "iou"]}
+"""Terms of the places that learn a truth; without one they are 0."""
 
 
 def batch_of(cfg, count=2, seed=0):
@@ -33,20 +39,34 @@ def step(task, state, images, targets):
     return loss.item()
 
 
+def expected_maps(cfg):
+    """Name and shape of each raw map for two pictures, and the channels of the features."""
+    model = cfg.model
+    height, width = (-(-side // model.stride) for side in cfg.input.img_size)
+    classes = model.num_classes
+    if model.head == "anchor":
+        name = f"txtywh_obj{'_quality' if model.has_quality else ''}_cls"
+        channels = model.num_anchors * (5 + model.has_quality + classes)
+        anchors = (model.num_anchors, 2)
+        return {name: (2, channels, height, width), "anchors": anchors, "wh_scale": anchors}
+    if model.head == "center":
+        grids = {"heatmap": classes, "offset": 2, "size": 2}
+        return {name: (2, channels, height, width) for name, channels in grids.items()}
+    return {"class_logits": (2, model.num_queries, classes + 1), "box_logits": (2, model.num_queries, 4)}
+
+
 def test_shapes_of_the_raw_maps(cfg):
     model = start(cfg)[0].student.eval()
-    height, width = (side // cfg.model.stride for side in cfg.input.img_size)
-    anchors = cfg.model.num_anchors
-    channels = anchors * (5 + cfg.model.has_quality + cfg.model.num_classes)
     with torch.no_grad():
         preds = model(batch_of(cfg)[0])
     assert list(preds) == [*model.raw_names, "features"]
-    quality = "_quality" if cfg.model.has_quality else ""
-    assert model.raw_names == (f"txtywh_obj{quality}_cls", "anchors", "wh_scale")
-    assert preds[model.raw_names[0]].shape == (2, channels, height, width)
-    assert preds["anchors"].shape == preds["wh_scale"].shape == (anchors, 2)
-    assert preds["features"].shape == (2, 4 * cfg.model.cnn_width, height, width)
+    assert {name: tuple(preds[name].shape) for name in model.raw_names} == expected_maps(cfg)
     assert model.stride == cfg.model.stride
+    features = preds["features"]
+    assert (features.dim(), len(features)) == (4, 2)
+    if cfg.model.head != "query":
+        height, width = (side // cfg.model.stride for side in cfg.input.img_size)
+        assert features.shape[2:] == (height, width)
 
 
 def test_every_parameter_gets_a_gradient(cfg):
@@ -67,7 +87,7 @@ def test_batch_without_boxes_trains(cfg):
     with_boxes = task(images, targets)
     terms = task(images, targets_of([], []))
     assert list(terms) == list(with_boxes)
-    assert terms["box"] == 0
+    assert all(terms[name] == 0 for name in OF_POSITIVES[cfg.model.head])
     sum_terms(terms).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in task.parameters())
     state.optimizer.zero_grad()
@@ -80,19 +100,21 @@ def test_batch_without_boxes_trains(cfg):
 def test_loss_falls_and_anchors_stay(cfg):
     task, state = start(cfg)
     task.train()
-    images, targets = batch_of(cfg, 4)
-    losses = [step(task, state, images, targets) for _ in range(24)]
-    assert losses[-1] < 0.95 * losses[0]
+    images, targets = batch_of(cfg)
+    losses = [step(task, state, images, targets) for _ in range(20)]
+    assert losses[-1] < 0.97 * losses[0]
+    if cfg.model.head != "anchor":
+        return
     for model in (task.student, state.eval_model):
         assert torch.equal(model.anchors, torch.tensor(cfg.model.anchors))
-    if not cfg.model.use_improved_head:
+    if not isinstance(task.student.wh_scale, torch.nn.Parameter):
         assert torch.equal(task.student.wh_scale, torch.ones(cfg.model.num_anchors, 2))
 
 
 def test_detections_are_sorted_candidates_of_one_size(cfg):
     model = start(cfg)[0].student.eval()
-    height, width = (side // cfg.model.stride for side in cfg.input.img_size)
-    pairs = height * width * cfg.model.num_anchors * cfg.model.num_classes
+    with torch.no_grad():
+        pairs = model.candidates(model(batch_of(cfg)[0]))[1][0].numel()
     for most, seed in ((512, 0), (7, 1)):
         decode = dataclasses.replace(cfg.decode, pre_nms_topk=most)
         with torch.no_grad():
@@ -105,7 +127,8 @@ def test_detections_are_sorted_candidates_of_one_size(cfg):
         assert found.scores.max() <= 1
         assert found.labels.min() >= 0
         assert found.labels.max() < cfg.model.num_classes
-        assert (found.boxes[..., 2:] > found.boxes[..., :2]).all()
+        smallest = (found.boxes[..., 2:] - found.boxes[..., :2]).min()
+        assert smallest >= 0 if cfg.model.head == "center" else smallest > 0
 
 
 class Decoded(torch.nn.Module):
@@ -142,10 +165,33 @@ def test_checkpoint_rebuilds_the_model(cfg, tmp_path):
         model, loaded = load_model(name)
         assert loaded == cfg
         assert not model.training
+        assert same(model.state_dict(), state.eval_model.state_dict())
         with torch.no_grad():
             expected, found = state.eval_model.eval()(images), model(images)
         assert list(found) == list(expected)
-        assert all(torch.equal(found[key], expected[key]) for key in expected)
+        # Not to the bit: kernels sum in another order where a tensor lies otherwise in memory.
+        for key in expected:
+            torch.testing.assert_close(found[key], expected[key], rtol=1e-5, atol=1e-6)
+
+
+def test_resume_is_exact(cfg):
+    """Two steps, and one more from the saved state, are three steps."""
+    images, targets = batch_of(cfg)
+    task, state = start(cfg)
+    task.train()
+    for _ in range(2):
+        step(task, state, images, targets)
+    saved = copy.deepcopy(state.state_dict())
+    other_task, other = start(cfg, seed=9)
+    other_task.train()
+    other.load_state_dict(saved)
+    assert same(other.state_dict(), saved)
+    torch.set_rng_state(saved["rng"]["cpu"])
+    step(task, state, images, targets)
+    torch.set_rng_state(saved["rng"]["cpu"])
+    step(other_task, other, images, targets)
+    assert same(other.state_dict()["model"], state.state_dict()["model"])
+    assert same(other.state_dict(), state.state_dict())
 
 
 def test_variants_differ():

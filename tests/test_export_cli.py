@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import PERSON, PERSON_AND_CHAIR, files_below, write_yolo_folder
 from exporting import METRICS, assert_same_rows, pictures, prepared, rows_of_torch, run_model, write_checkpoint
-from helpers import make_config, variant_config
-from test_cli import FLAGS_OF_PARTS_TO_COME, SHORTCUTS, words
+from helpers import make_config
+from test_cli import SHORTCUTS, words
+from variants import variant_config
 
 from uhd.checkpoint import read_checkpoint
 from uhd.cli import build_export_parser, parse_export_args
@@ -26,12 +27,18 @@ FLAGS = words("""
 --cnn-width --output-stride --num-anchors --anchors --use-improved-head
 --utod-residual --use-iou-aware-head --utod-head-ese --use-head-ese --utod-context-rfb --utod-context-dilation
 --utod-large-obj-branch --utod-large-obj-depth --utod-large-obj-ch-scale
+--use-anchor --use-skip --last-se --last-width-scale
+--backbone --backbone-channels --backbone-blocks --backbone-se --backbone-skip --backbone-skip-cat
+--backbone-skip-shuffle-cat --backbone-skip-s2d-cat --backbone-fpn --backbone-out-stride
+--num-queries --d-model --heads --layers --dim-feedforward --use-fpn --dropout
 """)
 
 SWITCHES = words("""
 --ema --merge-postprocess --separate-outputs --simplify --verify --int8 --report
 --use-batchnorm --use-improved-head --utod-residual --use-iou-aware-head --utod-head-ese --use-head-ese
 --utod-context-rfb --utod-large-obj-branch
+--use-anchor --use-skip --backbone-skip --backbone-skip-cat --backbone-skip-shuffle-cat --backbone-skip-s2d-cat
+--backbone-fpn --use-fpn
 """)
 
 DEFAULTS = {
@@ -80,8 +87,15 @@ def test_flag_list_is_frozen():
         (hidden if action.help == argparse.SUPPRESS else shown).extend(action.option_strings)
     negations = [f"--no-{flag.removeprefix('--')}" for flag in SWITCHES]
     assert sorted(shown) == sorted(["-h", "--help", *FLAGS, *negations])
-    distillation = {flag for flag in FLAGS_OF_PARTS_TO_COME if flag.startswith(("--teacher", "--distill", "--feature"))}
-    assert {*hidden} == {*SHORTCUTS, *FLAGS_OF_PARTS_TO_COME} - distillation
+    assert {*hidden} == {*SHORTCUTS}
+
+
+def test_flags_of_another_architecture_are_one_warning(checkpoint, run_export):
+    outcome = run_export("--checkpoint", checkpoint, "--no-simplify", "--num-queries", 99, "--use-skip")
+    assert outcome.code == 0
+    assert outcome.errors == []
+    (warning,) = outcome.warnings
+    assert "--num-queries, --use-skip: no effect with --arch ultratinyod" in warning
 
 
 def test_defaults():

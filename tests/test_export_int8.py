@@ -6,8 +6,9 @@ import onnx
 import pytest
 from conftest import PERSON, files_below, write_yolo_folder
 from exporting import built, prepared, run_model, write_checkpoint
-from helpers import make_config, variant_config
+from helpers import make_config
 from onnx import TensorProto, numpy_helper
+from variants import variant_config
 
 from uhd.checkpoint import read_checkpoint
 from uhd.export import quantize, report
@@ -274,7 +275,7 @@ def test_report(export_int8, finder, tmp_path):
     assert rows[3][3] == f"{(tmp_path / 'm.onnx').stat().st_size:,}"
     assert rows[2][2] == "+0.00000"
     float_map, int8_map = (float(row[1]) for row in rows[2:])
-    assert float_map > 0.8
+    assert float_map > 0.7
     assert int8_map > float_map - 0.1  # a dozen pictures are few to measure ranges on
     assert all(float(row[5]) > 0 for row in rows[2:])
     assert [line for line in outcome.out if line.startswith("|")] == lines

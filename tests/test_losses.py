@@ -29,9 +29,10 @@ def targets_of(images):
 
 
 def terms_of(raw, targets, model, loss=None, assigner="legacy"):
-    criterion = build_criterion(model, "raw", loss or LossConfig(), AssignConfig(anchor_assigner=assigner))
+    criterion = build_criterion(model, loss or LossConfig(), AssignConfig(anchor_assigner=assigner))
+    layout = codec.AnchorLayout(model.num_anchors, model.num_classes, model.has_quality)
     anchors = torch.tensor(model.anchors)
-    return criterion({"raw": raw, "anchors": anchors, "wh_scale": torch.ones_like(anchors)}, targets)
+    return criterion({layout.raw_name: raw, "anchors": anchors, "wh_scale": torch.ones_like(anchors)}, targets)
 
 
 def bce(logit, target):
@@ -295,7 +296,7 @@ def backward(variant, assigner, images, cls_loss="bce"):
     )
     model = build_model(model_config)
     loss = LossConfig(anchor_cls_loss=cls_loss)
-    criterion = build_criterion(model_config, model.raw_names[0], loss, AssignConfig(anchor_assigner=assigner))
+    criterion = build_criterion(model_config, loss, AssignConfig(anchor_assigner=assigner))
     terms = criterion(model(torch.rand(len(images), 3, 64, 64)), targets_of(images))
     sum(terms.values()).backward()
     return model, terms

@@ -8,8 +8,9 @@ import onnxruntime
 import pytest
 import torch
 from exporting import METRICS, built, prepared, write_checkpoint, write_onnx
-from helpers import make_config, variant_config
+from helpers import make_config
 from tiny_onnx import metadata_of, write_halves
+from variants import variant_config
 
 import uhd
 from uhd.config import InputConfig, LabelsConfig

@@ -7,6 +7,7 @@ import shutil
 import stat
 import string
 import subprocess
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import yaml
 
 from uhd.augment import load_pipeline
 from uhd.cli import build_demo_parser, build_export_parser, build_parser, parse_args, parse_demo_args, parse_export_args
-from uhd.config import UltraTinyODConfig
+from uhd.config import Head, UltraTinyODConfig
 from uhd.flag_tables import flag_tables, with_tables
 from uhd.models import build_model, count_macs, count_parameters
 
@@ -101,9 +102,14 @@ def test_there_is_a_recipe_for_each_head() -> None:
     heads = {
         tuple(flag in argv for flag in ("--use-improved-head", "--utod-head-ese", "--use-iou-aware-head"))
         for argv in TRAINING
-        if "--auto-anchors" in argv
+        if "--auto-anchors" in argv and "ultratinyod" in argv
     }
     assert heads == {(True, False, False), (True, True, False), (True, True, True)}
+
+
+def test_there_is_a_recipe_for_each_kind_of_network() -> None:
+    kinds = {parse_args(argv)[0].model.head for argv in TRAINING if not {"--ckpt", "--resume"} & set(argv)}
+    assert kinds == set(typing.get_args(Head))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -1,11 +1,14 @@
-"""The published command lines of UltraTinyOD, as their readers type them."""
+"""The published command lines, as their readers type them."""
 
 import json
+import math
+import shlex
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import LABELS, ROOT
 
+import train
 from uhd.cli import parse_args
 
 LR_OF_WIDTH = {64: "0.005", 96: "0.004", 128: "0.003", 160: "0.001", 192: "0.001", 256: "0.001"}
@@ -36,9 +39,42 @@ VALIDATION = (
     "--val-only --use-ema"
 )
 
+EARLY_DATA = "--image-dir data/wholebody34/obj_train_data --img-size 64x64 --classes 0"
+EARLY_STEPS = "--batch-size 64 --lr 0.001 --weight-decay 0.0001 --num-workers 12 --device cuda --use-amp --use-ema"
+EARLY_SPELT_OUT = (
+    "--train-split 0.8 --val-split 0.2 --seed 42 --log-interval 10 --eval-interval 1 --conf-thresh 0.3 --topk 50 "
+    "--aug-config uhd/aug.yaml"
+)
+EARLY_ANCHORS = (
+    f"--arch cnn {EARLY_DATA} {EARLY_STEPS} --ema-decay 0.9999 --epochs 300 --cnn-width 64 --use-anchor --auto-anchors "
+    "--num-anchors 5 --iou-loss ciou --last-se se --last-width-scale 1.25 --use-skip"
+)
+EARLY_TOKENS = (
+    f"--arch transformer {EARLY_DATA} {EARLY_STEPS} {EARLY_SPELT_OUT} --ema-decay 0.9999 --num-queries 10 --d-model 64 "
+    "--heads 4 --dim-feedforward 128"
+)
+
+EARLY = {
+    "cnn": (
+        f"--arch cnn {EARLY_DATA} {EARLY_STEPS} {EARLY_SPELT_OUT} --exp-name cnn_64x64 --epochs 500 --resume '' "
+        "--activation swish --cnn-width 32 --use-skip"
+    ),
+    "cnn with anchors": f"{EARLY_ANCHORS} --exp-name cnn_anchor_64x64 --output-stride 16",
+    "student of a backbone": f"{EARLY_ANCHORS} --exp-name cnn_anchor_dino_64x64 --output-stride 8",
+    "transformer": f"{EARLY_TOKENS} --exp-name transformer_64x64 --epochs 500 --resume '' --layers 3 --use-fpn",
+    "transformer of 4 layers": (
+        f"{EARLY_TOKENS} --exp-name transformer_64x64 --epochs 500 --resume '' --layers 4 --use-fpn"
+    ),
+    "student of a transformer": f"{EARLY_TOKENS} --exp-name transformer_distill_64x64 --epochs 200 --layers 4",
+}
+"""The early document's recipes; those of students without the flags of their teachers, each once."""
+
+EARLY_GROWTH = f"{EARLY_TOKENS} --exp-name transformer_64x64 --epochs 500 --ckpt {{ckpt}} --ckpt-non-strict --layers 4"
+"""Its recipe from three layers to four."""
+
 KERAS_NAME = "ultratinyod_res_anc8_w64_loese_64x64_lr0.0003_opencv_inter_nearest"
 KERAS = (
-    f"--image-dir data/wholebody34/obj_train_data --img-size 64x64 --exp-name {KERAS_NAME} "
+    f"--arch ultratinyod --image-dir data/wholebody34/obj_train_data --img-size 64x64 --exp-name {KERAS_NAME} "
     "--batch-size 64 --epochs 300 --lr 0.0003 --weight-decay 0.0001 --classes 0 --cnn-width 64 --auto-anchors "
     "--num-anchors 8 --iou-loss ciou --conf-thresh 0.15 --use-ema --ema-decay 0.9999 --grad-clip-norm 10.0 "
     "--use-batchnorm --utod-residual --use-improved-head --use-iou-aware-head --utod-head-ese --activation relu "
@@ -111,13 +147,35 @@ def test_keras_recipe_is_read_as_it_is_meant(caplog):
 
 @pytest.mark.parametrize("knobs", KERAS_KNOBS)
 def test_keras_knobs_are_known(knobs, caplog):
-    parse_args(knobs.split())
+    parse_args(["--arch", "ultratinyod", *knobs.split()])
     assert caplog.records == []
 
 
 def test_keras_distillation_says_that_it_is_not_built():
     with pytest.raises(ValueError, match="--teacher-ckpt belongs to distillation, which is not built yet"):
         parse_args(KERAS_DISTILLATION.split())
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_early_recipe_is_read_as_it_is_meant(name, caplog):
+    cfg, checkpoint = parse_args(shlex.split(EARLY[name]))
+    assert checkpoint is None
+    assert (cfg.input.img_size, cfg.labels.class_names, cfg.run.device) == ((64, 64), ("person",), "cuda")
+    assert (cfg.optim.lr, cfg.optim.weight_decay, cfg.optim.batch_size) == (0.001, 0.0001, 64)
+    assert (cfg.optim.use_amp, cfg.optim.use_ema, cfg.data.num_workers) == (True, True, 12)
+    assert cfg.optim.ema_decay == (0.9998 if name == "cnn" else 0.9999)
+    model = cfg.model
+    if "transformer" in name:
+        assert (model.arch, model.num_queries, model.d_model, model.heads) == ("transformer", 10, 64, 4)
+        assert (model.layers, model.dim_feedforward) == (3 if name == "transformer" else 4, 128)
+        assert model.use_fpn == (name != "student of a transformer")
+    else:
+        anchors = name != "cnn"
+        assert (model.arch, model.use_skip, model.use_anchor) == ("cnn", True, anchors)
+        assert model.stride == (8 if name == "student of a backbone" else 16)
+        assert (model.cnn_width, model.last_se) == ((64, "se") if anchors else (32, "none"))
+        assert (model.num_anchors, model.last_width_scale) == ((5, 1.25) if anchors else (3, 1.0))
+    assert caplog.records == []
 
 
 def without_device(flags):
@@ -171,3 +229,58 @@ def test_keras_recipe_trains(run_train, cut, tmp_path):
     }
     saved = torch.load(run_dir / "best.pt", weights_only=True)["config"]
     assert (saved["input"]["resize_mode"], saved["model"]["activation"]) == ("opencv_inter_nearest", "relu")
+
+
+@pytest.fixture
+def few(yolo_folder, tmp_path, monkeypatch):
+    """Flags that make an early recipe small but leave its network, typed after its own; no pictures are drawn."""
+    monkeypatch.setattr(train, "write_reports", lambda *args, **kwargs: None)
+    yolo_folder(LABELS[:3])
+    (tmp_path / "uhd").symlink_to(ROOT / "uhd")
+    return "--image-dir data --epochs 1 --num-workers 0 --device cpu".split()  # noqa: SIM905
+
+
+def last_weights(run_dir, epoch):
+    """The weights after an epoch, read from its file."""
+    (path,) = run_dir.glob(f"last_*_{epoch:04d}_map_*.pt")
+    return torch.load(path, weights_only=True)["state"]["model"]
+
+
+def check_early_recipe(name, run, tmp_path):
+    """Trains by a recipe of EARLY and looks at what it leaves; gives the best checkpoint's path."""
+    flags = shlex.split(EARLY[name])
+    outcome = run(*without_device(flags))
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == []
+    run_dir = tmp_path / "runs" / flags[flags.index("--exp-name") + 1]
+    (row,) = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    terms = {"cnn": {"hm", "off", "wh"}, "tf": {"cls", "l1", "iou"}, "anchors": {"box", "obj", "cls"}}
+    tag = "tf" if "transformer" in name else "cnn"
+    kind = "anchors" if "--use-anchor" in flags else tag
+    assert {key.removeprefix("train/") for key in row if key.startswith("train/")} == {"loss", *terms[kind]}
+    assert 0 < row["train/loss"] < math.inf
+    best = (run_dir / "best.pt").resolve()
+    assert best.name == f"best_{tag}_0001_map_{row['val/mAP@0.5']:.5f}.pt"
+    return best.relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in EARLY if name != "transformer"])
+def test_early_recipe_trains(name, run_train, few, tmp_path):
+    check_early_recipe(name, lambda *flags: run_train(*flags, *few), tmp_path)
+
+
+def test_early_recipe_of_a_transformer_trains_and_another_adds_a_layer(run_train, few, tmp_path):
+    ckpt = check_early_recipe("transformer", lambda *flags: run_train(*flags, *few), tmp_path)
+    before = torch.load(tmp_path / ckpt, weights_only=True)["state"]["ema"]["model"]
+
+    outcome = run_train(*without_device(shlex.split(EARLY_GROWTH.format(ckpt=ckpt))), *few)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == []
+    left = dict(line.split(": ")[1:] for line in outcome.out if line.startswith("--ckpt-non-strict: "))
+    assert {*left.values()} == {"not in the checkpoint"}
+    assert {".".join(name.split(".")[:2]) for name in left} == {"encoder_layers.3", "decoder_layers.3"}
+    run_dir = tmp_path / "runs" / "transformer_64x64-2"
+    first, trained = (last_weights(run_dir, epoch) for epoch in (0, 1))
+    assert left.keys() == first.keys() - before.keys()
+    assert all(torch.equal(first[name], value) for name, value in before.items())
+    assert all(not torch.equal(trained[name], value) for name, value in first.items() if name.endswith("weight"))

@@ -7,8 +7,9 @@ import onnx
 import pytest
 import torch
 from exporting import prepared, write_checkpoint, write_onnx
-from helpers import make_config, variant_config
+from helpers import make_config
 from tiny_onnx import LEFT, RIGHT, SIDE, write_halves, write_rows
+from variants import variant_config
 
 from uhd.boxes import suppress
 from uhd.data.resize import resize

@@ -4,9 +4,9 @@ import numpy as np
 import onnx
 import pytest
 from exporting import write_checkpoint, write_onnx
-from helpers import variant_config
 from onnx import TensorProto, helper
 from tiny_onnx import write_halves, write_raw, write_rows
+from variants import variant_config
 
 from uhd.runtime import Detector, Overrides
 

@@ -65,6 +65,7 @@ ONLY_IN = {
     "onnx": {f"uhd.export.{name}" for name in ("build", "graph", "info", "onnx_file", "quantize", "suppression")}
     | {f"uhd.export.{name}" for name in ("report", "tflite", "verify")},
     "onnxruntime": {"uhd.runtime", "uhd.export.quantize"},
+    "scipy": {"uhd.assigners.hungarian"},
     "ai_edge_litert": set[str](),  # by name only, where it is installed
 }
 """Third-party modules and the only modules of the package that may import them."""

@@ -64,10 +64,12 @@ def box_similarity(a: Tensor, b: Tensor, kind: IoUKind) -> tuple[Tensor, Tensor]
 def suppress(candidates: Detections, conf_thresh: float, iou_thresh: float | None, topk: int) -> Detections:
     """What remains of candidates [B,K] after threshold, class-wise NMS and top-k: [B,topk].
 
-    iou_thresh None leaves the NMS out. Rows are sorted by score; unused rows are zero with label PADDING.
+    iou_thresh None leaves the NMS out. A score of 0 is no detection. Rows are sorted by score; unused rows are zero
+    with label PADDING.
     """
     batch = candidates.scores.shape[0]
-    image, row = torch.nonzero((candidates.scores >= conf_thresh) & (candidates.labels >= 0), as_tuple=True)
+    is_found = (candidates.scores >= conf_thresh) & (candidates.scores > 0) & (candidates.labels >= 0)
+    image, row = torch.nonzero(is_found, as_tuple=True)
     boxes, scores, labels = (field[image, row] for field in (candidates.boxes, candidates.scores, candidates.labels))
     if iou_thresh is None or not len(boxes):
         keep = torch.arange(len(boxes), device=boxes.device)

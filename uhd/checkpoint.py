@@ -251,6 +251,6 @@ def _prune(run_dir: Path) -> None:
 
 
 def _numbered(run_dir: Path, prefix: str) -> list[Path]:
-    pattern = re.compile(rf"{prefix}_[a-z]+_(\d{{4,}})_map_\d\.\d{{5}}\.pt")
+    pattern = re.compile(rf"{prefix}_[^_]+_(\d{{4,}})_map_\d\.\d{{5}}\.pt")
     found = [(int(match[1]), path) for path in run_dir.iterdir() if (match := pattern.fullmatch(path.name))]
     return [path for _, path in sorted(found)]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 from uhd.config import (
     MODEL_CONFIGS,
@@ -33,16 +34,6 @@ if TYPE_CHECKING:
 
 # Flags of the interface whose part of the program does not exist yet: an error, never silently taken.
 NOT_BUILT: dict[str, tuple[str, ...]] = {
-    "--arch cnn": (
-        "--backbone", "--backbone-channels", "--backbone-blocks", "--backbone-se", "--backbone-skip",
-        "--backbone-skip-cat", "--backbone-skip-shuffle-cat", "--backbone-skip-s2d-cat", "--backbone-fpn",
-        "--backbone-out-stride", "--use-skip", "--use-anchor", "--last-se", "--last-width-scale",
-        "--loss-weight-hm", "--loss-weight-off", "--loss-weight-wh",
-    ),
-    "--arch transformer": (
-        "--num-queries", "--d-model", "--heads", "--layers", "--dim-feedforward", "--use-fpn",
-        "--loss-weight-l1", "--loss-weight-iou",
-    ),
     "distillation": (
         "--teacher-ckpt", "--teacher-arch", "--teacher-num-queries", "--teacher-d-model", "--teacher-heads",
         "--teacher-layers", "--teacher-dim-feedforward", "--teacher-use-skip", "--teacher-activation",
@@ -110,7 +101,6 @@ def build_export_parser() -> argparse.ArgumentParser:
     _add_flags(parser, ((ExportConfig, f) for f in own_flags(ExportConfig)))
     fixed = ((section, f) for section, f in flag_fields() if field_scope(section, f) == "weights")
     _add_flags(parser, fixed, "; the checkpoint's: another value than its own is an error")
-    _add_not_built(parser, {part: flags for part, flags in NOT_BUILT.items() if part.startswith("--arch")})
     return parser
 
 
@@ -156,12 +146,16 @@ def _add_flag(group: Any, section: type[Section], f: dataclasses.Field[Any]) -> 
     meta = f.metadata
     names = [flag_of(f.name), *meta["aliases"]]
     help_text = meta["help"].replace("%", "%%")
+    described = described_choices(f)
+    help_text += "".join(f" {name}: {text};" for name, text in described.items()).rstrip(";") + (
+        "." if described else ""
+    )
     if f.default is not None:
         help_text += f" Default: {plain_default(f)}.".replace("%", "%%")
     if hint is bool:
         group.add_argument(*names, dest=f.name, action=argparse.BooleanOptionalAction, help=help_text)
         return
-    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else None
+    choices = tuple(described) or (typing.get_args(hint) if typing.get_origin(hint) is Literal else None)
     convert = meta["parse"] or (type(choices[0]) if choices else hint)
     metavar = meta["metavar"] or ("{" + ",".join(map(str, choices)) + "}" if choices else None)
     optional = {} if meta["bare"] is None else {"nargs": "?", "const": meta["bare"]}
@@ -206,16 +200,36 @@ def _add_resize_shortcuts(group: Any) -> None:
         )
 
 
+@functools.cache
+def _type_hints(section: Hashable) -> dict[str, Any]:
+    """The types of a section's fields; resolving them takes long, and is asked for once a field."""
+    return typing.get_type_hints(section)
+
+
 def value_type(section: type[Section], f: dataclasses.Field[Any]) -> Any:
     """A field's type without its `| None`."""
-    hint = typing.get_type_hints(section)[f.name]
+    hint = _type_hints(cast(Hashable, section))[f.name]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
     return hint
 
 
+def described_choices(f: dataclasses.Field[Any]) -> dict[str, str]:
+    """The values of a field whose type does not list them, with what each is."""
+    return dict(f.metadata["choices"]()) if f.metadata["choices"] else {}
+
+
 def plain_default(f: dataclasses.Field[Any]) -> str:
-    """A default as it would be typed."""
+    """A default as it would be typed, with those of architectures that have their own."""
+    own = (
+        f"{arch}: {section.training_defaults[f.name]}"
+        for arch, section in MODEL_CONFIGS.items()
+        if f.name in section.training_defaults
+    )
+    return " ".join([_typed_default(f), *(f"({text})" for text in own)])
+
+
+def _typed_default(f: dataclasses.Field[Any]) -> str:
     if isinstance(f.default, tuple):
         return "x".join(map(str, f.default))
     if isinstance(f.default, bool):

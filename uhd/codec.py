@@ -1,13 +1,22 @@
-"""Raw maps to boxes and back: the one place that knows how an anchor map is laid out.
+"""Raw maps to boxes and back: the one place that knows how they are laid out.
 
 While a graph is traced for export, torch gives sizes as tensors. They are used as they come, never turned into plain
 numbers, so that a graph can be exported whose height and width stay open.
 
-A raw map is [B,A*(5+q+C),h,w], anchor-major, channels tx ty tw th obj [quality] cls. Priors are
+Anchors: a map [B,A*(5+q+C),h,w], anchor-major, channels tx ty tw th obj [quality] cls. Priors are
 numbered anchor-major too: prior = (anchor * h + row) * w + column.
 
     cx = (sigmoid(tx) + column) / w        bw = anchor_w * wh_scale_w * softplus(tw)
     cy = (sigmoid(ty) + row) / h           bh = anchor_h * wh_scale_h * softplus(th)
+
+Centres (CenterNet, arXiv:1904.07850): a heat map of logits [B,C,h,w], offsets [B,2,h,w] (x, y) and sizes [B,2,h,w]
+(w, h), the last two in cells; cell = row * w + column.
+
+    cx = (column + offset_x) / w           bw = max(size_w, 0) / w
+    cy = (row + offset_y) / h              bh = max(size_h, 0) / h
+
+Queries (DETR, arXiv:2005.12872): class logits [B,Q,C+1], the background last, and box logits [B,Q,4], whose sigmoids
+are cx cy w h.
 """
 
 from __future__ import annotations
@@ -22,6 +31,12 @@ from torch.nn import functional as F
 from uhd.types import Detections
 
 EPS = 1e-6
+SMALLEST_DIFFERENCE = 2.0**-25
+"""A share of a float32 value that is less than its distance to the next one."""
+CENTER_NAMES = ("heatmap", "offset", "size")
+"""The maps of centres in `preds` and in exported files."""
+QUERY_NAMES = ("class_logits", "box_logits")
+"""The maps of queries there."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,16 @@ class AnchorLayout:
     num_anchors: int
     num_classes: int
     has_quality: bool
+
+    @property
+    def raw_name(self) -> str:
+        """The map's name in `preds` and in exported files."""
+        return f"txtywh_obj{'_quality' if self.has_quality else ''}_cls"
+
+    @property
+    def channels(self) -> int:
+        """Channels of the map."""
+        return self.num_anchors * (5 + self.has_quality + self.num_classes)
 
 
 class Priors(NamedTuple):
@@ -113,15 +138,59 @@ def anchor_scores(priors: Priors, iou_aware: bool, quality_power: float) -> Tens
     return scores
 
 
+def decode_centers(offsets: Tensor, sizes: Tensor) -> Tensor:
+    """Offsets and sizes [B,2,h,w], in cells, to the boxes of all cells [B,h*w,4] xyxy, not clipped."""
+    grid = offsets.shape[2:]
+    across = _cells_across((grid[0], grid[1]), offsets)
+    centres = (cell_corners((grid[0], grid[1]), offsets.device) + offsets.flatten(2).transpose(1, 2)) / across
+    half = sizes.flatten(2).transpose(1, 2).clamp(min=0) / (2 * across)
+    return torch.cat([centres - half, centres + half], dim=2)
+
+
+def center_scores(heatmap: Tensor) -> Tensor:
+    """Logits [B,C,h,w] to scores [B,h*w,C] in 0..1: 0 for a cell that one of its eight neighbours surpasses."""
+    # Peaks of the logits, not of the scores: these are equal where the sigmoid saturates.
+    is_peak = heatmap == F.max_pool2d(heatmap, 3, stride=1, padding=1)
+    return (heatmap.sigmoid() * is_peak).flatten(2).transpose(1, 2)
+
+
+def encode_centers(boxes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """The reverse of `decode_centers` for boxes [P,4] xyxy: cells [P], and offsets and sizes [P,2] in cells."""
+    across = _cells_across(grid, boxes)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 * across
+    corners = torch.minimum(centres.floor().clamp(min=0), across - 1)
+    cells = corners[:, 1].long() * grid[1] + corners[:, 0].long()
+    return cells, centres - corners, (boxes[:, 2:] - boxes[:, :2]) * across
+
+
+def decode_query_boxes(logits: Tensor) -> Tensor:
+    """Box logits [...,4] to boxes [...,4] xyxy, not clipped."""
+    shares = logits.sigmoid()
+    half = shares[..., 2:] / 2
+    return torch.cat([shares[..., :2] - half, shares[..., :2] + half], dim=logits.dim() - 1)
+
+
+def query_scores(logits: Tensor) -> Tensor:
+    """Class logits [B,Q,C+1], the background last, to scores [B,Q,C] in 0..1."""
+    return logits.softmax(dim=2)[:, :, :-1]
+
+
 def _at_most(size: int, count: int) -> int:
     """The smaller of both; a size that a tracer follows stays one."""
     return size.clamp(max=count) if isinstance(size, Tensor) else min(size, count)
 
 
 def best_candidates(boxes: Tensor, scores: Tensor, count: int) -> Detections:
-    """The best prior-class pairs of each picture, [B,K] by descending score, K = min(count, N*C)."""
+    """The best prior-class pairs of each picture, [B,K] by descending score, K = min(count, N*C).
+
+    Where scores (float32, not negative) tie, the first comes first, as in exported files: a uniform picture ties often.
+    """
     num_classes = scores.shape[2]
     flat = scores.flatten(1)
-    best, index = flat.topk(_at_most(flat.shape[1], count), dim=1)
+    # topk alone picks any of the tied. So later ones are lowered, in float64, by less than float32 values can differ;
+    # sorting all candidates instead takes ten times as long.
+    lowered = torch.arange(flat.shape[1], device=flat.device).double() * (SMALLEST_DIFFERENCE / flat.shape[1])
+    index = (flat.double() * (1 - lowered)).topk(_at_most(flat.shape[1], count), dim=1).indices
+    best = flat.gather(1, index)
     rows = torch.div(index, num_classes, rounding_mode="trunc")
     return Detections(boxes.gather(1, rows.unsqueeze(-1).expand(-1, -1, 4)), best, index - rows * num_classes)

@@ -18,7 +18,7 @@ from uhd.eval.mean_ap import Evaluation, MeanAP, to_metrics
 from uhd.eval.samples import PaddedDetections, PaddedTruths, Samples
 from uhd.models import Detector
 from uhd.optim import MAX_BAD_STEPS, TrainState
-from uhd.task import DetectionTask, Terms
+from uhd.task import DetectionTask, Terms, sum_terms
 
 MAP_DETECTIONS = 100
 """Detections a picture that mAP looks at, whatever --topk is."""
@@ -56,11 +56,6 @@ class TermMeans:
         """The means so far, `loss` first; 0 before the first finite step."""
         weight = max(float(self.weight), 1.0)
         return {name: float(value) / weight for name, value in self.sums.items()}
-
-
-def sum_terms(terms: Terms) -> Tensor:
-    """The loss."""
-    return torch.stack(list(terms.values())).sum()
 
 
 def to_input(images: Tensor, device: torch.device) -> Tensor:
@@ -107,22 +102,17 @@ def train_one_epoch(
 ) -> dict[str, float | None]:
     """Trains the epoch after `state.epoch`; returns the means of the terms, lr, seconds and images a second."""
     task.train()
-    cfg, device = state.cfg, state.device
+    device = state.device
     means, guard = TermMeans(), FiniteGuard(state)
     loader.set_epoch(state.epoch)
     steps, pictures, lr, start = len(loader), 0, 0.0, time.perf_counter()
-    amp_type = torch.float16 if device.type == "cuda" else torch.bfloat16
     bar = tqdm(loader, desc=progress.title, total=steps, leave=False, dynamic_ncols=True, disable=None)
     for step, (images, targets) in enumerate(bar):
         progress.check()
         lr = state.set_lr(state.epoch + (step + 1) / steps)
         inputs, targets = to_input(images, device), targets.to(device, non_blocking=True)
-        with torch.autocast(device.type, dtype=amp_type, enabled=cfg.use_amp):
-            terms = task(inputs, targets)
-        loss = sum_terms(terms)
-        finite = loss.detach().isfinite()
-        # A factor of nan makes every gradient nan, so that the scaler skips the step.
-        state.scaler.scale(loss * torch.where(finite, 1.0, torch.nan)).backward()  # type: ignore[no-untyped-call]
+        terms = task.learn(inputs, targets, state.backward)
+        finite = sum_terms(terms).isfinite()
         state.step()
         guard.see(terms, finite)
         means.add(terms, len(images), finite)

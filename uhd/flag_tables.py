@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from uhd.cli import flag_fields, own_flags, plain_default, value_type
+from uhd.cli import described_choices, flag_fields, own_flags, plain_default, value_type
 from uhd.config import DEMO_PRESET, DemoConfig, ExportConfig, Section, flag_of
 
 START = "<!-- flags:start -->"
@@ -50,7 +50,8 @@ def _row(section: type[Section], f: dataclasses.Field[Any]) -> str:
     bare = f.metadata["bare"]
     names = ", ".join(f"`{name}`" for name in (flag_of(f.name), *f.metadata["aliases"]))
     hint = value_type(section, f)
-    choices = ", ".join(map(str, typing.get_args(hint))) if typing.get_origin(hint) is Literal else ""
+    listed = typing.get_args(hint) if typing.get_origin(hint) is Literal else described_choices(f)
+    choices = ", ".join(map(str, listed))
     text = f.metadata["help"] + (f" One of {choices}." if choices else "")
     text += "" if bare is None else f" Without {f.metadata['metavar'] or 'a value'}: {bare}."
     default = "" if f.default is None else f"`{plain_default(f)}`"

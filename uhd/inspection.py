@@ -89,7 +89,7 @@ def _describe_problems(dataset: DetectionDataset) -> Iterator[str]:
 def _describe_anchors(train: DetectionDataset, cfg: Config) -> Iterator[str]:
     """The anchors that training would start with, and how well they fit the boxes that it teaches."""
     boxes = np.concatenate([np.empty((0, 4)), *train.taught_boxes()])
-    if not isinstance(cfg.model, AnchorModelConfig) or not len(boxes):
+    if not isinstance(cfg.model, AnchorModelConfig) or cfg.model.head != "anchor" or not len(boxes):
         return
     sizes = boxes[:, 2:] - boxes[:, :2]
     if cfg.model.anchors is None:

@@ -98,6 +98,11 @@ class TrainState:
             group["lr"] = lr
         return lr
 
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the scaled gradient of a loss; all nan where the loss is not finite, so that the step is skipped."""
+        factor = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+        self.scaler.scale(loss * factor).backward()  # type: ignore[no-untyped-call]
+
     def step(self) -> None:
         """After backward: clips, steps (unless a gradient is not finite), clears the gradients, moves the average."""
         if self.cfg.grad_clip_norm:

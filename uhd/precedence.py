@@ -10,7 +10,6 @@ from uhd.config import (
     DEMO_PRESET,
     MODEL_CONFIGS,
     SECTIONS,
-    AnchorModelConfig,
     Config,
     ExportConfig,
     LabelsConfig,
@@ -44,9 +43,6 @@ def configure(typed: Typed) -> tuple[Config, Checkpoint | None]:
 
 
 def _check_contradictions(typed: Typed) -> None:
-    arch = typed.get("arch")
-    if arch is not None and arch not in MODEL_CONFIGS:
-        raise ValueError(f"--arch {arch} is not built yet; this version has {', '.join(MODEL_CONFIGS)}")
     if typed.get("resume") and typed.get("ckpt"):
         raise ValueError("--resume and --ckpt: go on with a run or start from weights, not both")
     if typed.get("val_only") and not (typed.get("resume") or typed.get("ckpt")):
@@ -78,16 +74,32 @@ def _read_checkpoint(typed: Typed) -> Checkpoint | None:
 
 
 def _from_flags(typed: Typed) -> Config:
-    values = {**DEMO_PRESET, **typed} if "demo_data" in typed else dict(typed)
+    preset = _preset_for(typed) if "demo_data" in typed else {}
+    values = {**preset, **typed}
+    values = {**MODEL_CONFIGS[values.get("arch", ModelConfig.arch)].training_defaults, **values}
     cfg = Config(**{name: _section(name, values) for name in SECTIONS})
     return finish(cfg)
+
+
+def _preset_for(typed: Typed) -> Typed:
+    """What --demo-data sets for a new run; of another architecture than the preset's, all but the network."""
+    if typed.get("arch", DEMO_PRESET["arch"]) == DEMO_PRESET["arch"]:
+        return DEMO_PRESET
+    shared = {f.name for f in dataclasses.fields(ModelConfig)} - {"arch"}
+    own = _model_fields()
+    return {key: value for key, value in DEMO_PRESET.items() if key in shared or key not in own}
+
+
+def _model_fields() -> set[str]:
+    """The fields of all architectures."""
+    return {f.name for section in MODEL_CONFIGS.values() for f in dataclasses.fields(section)}
 
 
 def _section(name: str, values: Typed, base: Any = None) -> Any:
     """One section from typed values over a base section (default: the field defaults)."""
     kind = type(base) if base is not None else SECTIONS[name]
     if name == "model" and base is None:
-        kind = MODEL_CONFIGS[values.get("arch", "ultratinyod")]
+        kind = MODEL_CONFIGS[values.get("arch", ModelConfig.arch)]
     own = {f.name for f in dataclasses.fields(kind)}
     chosen = {key: value for key, value in values.items() if key in own}
     if chosen.get("anchors"):
@@ -98,10 +110,8 @@ def _section(name: str, values: Typed, base: Any = None) -> Any:
 def finish(cfg: Config) -> Config:
     """Fills in what follows from the flags alone: classes, names, output stride; checks sizes that depend on them."""
     labels = cfg.labels if cfg.labels.class_names else cfg.labels.resolved()
-    model = dataclasses.replace(cfg.model, num_classes=len(labels.class_names))
-    if isinstance(model, AnchorModelConfig):
-        _check_img_size(cfg.input.img_size, model.stride)
-        model = dataclasses.replace(model, output_stride=model.stride)
+    model = dataclasses.replace(cfg.model, num_classes=len(labels.class_names)).completed()
+    _check_img_size(cfg.input.img_size, model.stride)
     evaluation = cfg.eval
     if evaluation.coco_per_class and not evaluation.coco_eval:
         evaluation = dataclasses.replace(evaluation, coco_eval=True)
@@ -127,7 +137,7 @@ def _from_checkpoint(typed: Typed, checkpoint: Checkpoint) -> Config:
     free = {"img_size"} if run.val_only else set()
     typed = _without_sources_of_checkpoint(typed) if continues else typed
     if typed.get("demo_data"):
-        typed = {**_preset_beside(saved, continues), **typed}
+        typed = {**_preset_beside(continues=continues), **typed}
     if typed.get("auto_anchors") and not run.ckpt_non_strict:
         log.info("--auto-anchors: the anchors of %s stay", checkpoint.path)
     sections: dict[str, Any] = {}
@@ -141,13 +151,13 @@ def _from_checkpoint(typed: Typed, checkpoint: Checkpoint) -> Config:
             for f in dataclasses.fields(base)
             if continues and field_scope(type(base), f) == "training"
         }
-        sections[name] = _section(name, {**kept, **typed})
+        sections[name] = _section(name, {**sections["model"].training_defaults, **kept, **typed})
     return finish(Config(**sections))
 
 
-def _preset_beside(saved: Config, continues: bool) -> Typed:
+def _preset_beside(*, continues: bool) -> Typed:
     """What --demo-data sets beside a checkpoint: its folder, and for a new run all that the weights leave open."""
-    fixed = {f.name for f in dataclasses.fields(saved.model)} | {"auto_anchors"}
+    fixed = _model_fields() | {"auto_anchors"}
     return {key: value for key, value in DEMO_PRESET.items() if key == "image_dir" or not (continues or key in fixed)}
 
 
@@ -171,6 +181,9 @@ def _fixed_section(name: str, typed: Typed, checkpoint: Checkpoint, free: set[st
     if not run.ckpt_non_strict:
         _check_agreement(base, typed, checkpoint, free)
     own = _flag_fields_of(base)
+    if name == "model" and run.ckpt_non_strict:
+        changed = {key: typed[key] for key in own.keys() & typed.keys() if typed[key] != getattr(base, key)}
+        base = base.beside(changed)
     kept = run.resume or run.val_only
     defaults = {key: f.default for key, f in own.items() if field_scope(type(base), f) == "training" and not kept}
     section = _section(name, {**defaults, **typed}, base)
@@ -205,6 +218,7 @@ def agree(typed: Typed, checkpoint: Checkpoint) -> Config:
     for section in (saved.input, saved.model):
         _check_agreement(section, typed, checkpoint, {"img_size"})
     _fixed_labels(saved.labels, typed, checkpoint, RunConfig())
+    _warn_foreign(typed, saved)
     size = typed.get("img_size", saved.input.img_size)
     return finish(dataclasses.replace(saved, input=dataclasses.replace(saved.input, img_size=size)))
 
@@ -259,6 +273,24 @@ def warn_unused_export(options: ExportConfig) -> None:
             log.warning("%s has no effect without %s", flag_of(name), needed)
 
 
+def _warn_foreign(typed: Typed, cfg: Config) -> list[str]:
+    """One warning for the typed fields of other architectures, and of other kinds of heads; returns them."""
+    own = {f.name for f in dataclasses.fields(cfg.model)}
+    elsewhere = {name for name in _model_fields() - own if name in typed}
+    of_heads: set[str] = set()
+    for section in (getattr(cfg, name) for name in SECTIONS):
+        for f in dataclasses.fields(section):
+            heads = f.metadata.get("heads")
+            if f.name in typed and heads and cfg.model.head not in heads:
+                (of_heads if "anchor" in heads else elsewhere).add(f.name)
+    foreign = [name for name in typed if name in elsewhere | of_heads]
+    if foreign:
+        could = not elsewhere and getattr(cfg.model, "use_anchor", None) is False
+        ending = " without --use-anchor" if could else ""
+        log.warning("%s: no effect with --arch %s%s", ", ".join(map(flag_of, foreign)), cfg.model.arch, ending)
+    return foreign
+
+
 def _with_run_dir(run: RunConfig, typed: Typed, checkpoint: Checkpoint | None) -> RunConfig:
     """The folder: a typed one, or the checkpoint's own for a run that goes on or is validated."""
     if run.ckpt_out:
@@ -271,20 +303,19 @@ def _with_run_dir(run: RunConfig, typed: Typed, checkpoint: Checkpoint | None) -
 
 
 def _warn_unused(typed: Typed, cfg: Config) -> None:
-    """One warning for each typed flag that has no effect beside the others."""
+    """One warning for each typed flag that has no effect beside the others, one for all that another network has."""
     model: ModelConfig = cfg.model
-    needs = {
-        "utod_context_dilation": ("utod_context_rfb", getattr(model, "utod_context_rfb", True)),
-        "utod_large_obj_depth": ("utod_large_obj_branch", getattr(model, "utod_large_obj_branch", True)),
-        "utod_large_obj_ch_scale": ("utod_large_obj_branch", getattr(model, "utod_large_obj_branch", True)),
-        "simota_topk": ("anchor_assigner simota", cfg.assign.anchor_assigner == "simota"),
-        "quality_power": ("use_improved_head", getattr(model, "has_quality", True)),
-        "loss_weight_quality": ("use_improved_head", getattr(model, "has_quality", True)),
-        "ema_decay": ("use_ema", cfg.optim.use_ema),
-    }
-    for name, (needed, given) in needs.items():
-        if name in typed and not given:
-            log.warning("%s has no effect without %s", flag_of(name), flag_of(needed))
+    foreign = _warn_foreign(typed, cfg)
+    idle = {name: f"has no effect {why}" for name, why in model.idle().items()}
+    if cfg.assign.anchor_assigner != "simota":
+        idle["simota_topk"] = "has no effect without --anchor-assigner simota"
+    if not getattr(model, "has_quality", True):
+        idle["loss_weight_quality"] = "has no effect without --use-improved-head"
+    if not cfg.optim.use_ema:
+        idle["ema_decay"] = "has no effect without --use-ema"
+    for name, remark in idle.items():
+        if name in typed and name not in foreign:
+            log.warning("%s %s", flag_of(name), remark)
     useless: dict[str, tuple[str, ...]] = {}
     if cfg.data.train_list:
         useless["train_list"] = ("image_dir", "train_split", "val_split")

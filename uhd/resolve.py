@@ -17,7 +17,7 @@ log = logging.getLogger("uhd")
 def resolve(cfg: Config, train_set: DetectionDataset) -> Config:
     """Computes the anchors where the config has none; after this nothing changes."""
     model = cfg.model
-    if not isinstance(model, AnchorModelConfig):
+    if not isinstance(model, AnchorModelConfig) or model.head != "anchor":
         return cfg
     if model.anchors is not None:
         if len(model.anchors) != model.num_anchors:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
 from torch import Tensor, nn
 
 from uhd.config import Config
-from uhd.losses import build_criterion
-from uhd.models import Detector, Preds
+from uhd.losses import SeparableCriterion, build_criterion
+from uhd.models import Detector, Preds, SplitDetector
 from uhd.types import Targets
 
 Terms = dict[str, Tensor]
+Backward = Callable[[Tensor], None]
+"""Adds the gradient of a loss to that of the weights."""
+
+
+def sum_terms(terms: Terms) -> Tensor:
+    """The loss."""
+    return torch.stack(list(terms.values())).sum()
 
 
 class DetectionTask(nn.Module):
-    """A student and its criterion; the training step knows nothing else."""
+    """A student and its criterion; the training step knows nothing else.
 
-    def __init__(self, student: Detector, criterion: nn.Module) -> None:
+    use_amp: the network is run in mixed precision while it learns, float16 on CUDA and bfloat16 on the CPU.
+    """
+
+    def __init__(self, student: Detector, criterion: nn.Module, *, use_amp: bool = False) -> None:
         super().__init__()
         self.student = student
         self.criterion = criterion
+        self.use_amp = use_amp
 
     def forward(self, images: Tensor, targets: Targets) -> Terms:
         """[B,3,H,W] in 0..1 to weighted scalar terms; the loss is their sum."""
@@ -29,8 +44,56 @@ class DetectionTask(nn.Module):
         terms: Terms = self.criterion(preds, targets)
         return terms
 
+    def learn(self, images: Tensor, targets: Targets, backward: Backward) -> Terms:
+        """The terms of a batch, detached; their gradient is added to the weights' by one or more calls of backward."""
+        # Elsewhere than on the CPU the whole batch at once is what keeps the device busy.
+        if isinstance(self.student, SplitDetector) and images.device.type == "cpu" and len(images) > self.student.part:
+            assert isinstance(self.criterion, SeparableCriterion)
+            return self._learn_in_parts(self.student, self.criterion, (images, targets), backward)
+        with self._autocast(images):
+            terms = self(images, targets)
+        backward(sum_terms(terms))
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _learn_in_parts(
+        self,
+        student: SplitDetector,
+        criterion: SeparableCriterion,
+        batch: tuple[Tensor, Targets],
+        backward: Backward,
+    ) -> Terms:
+        """The same, where most of the network sees a few pictures at a time: its activations fit the cache.
+
+        The gradient is that of the whole batch. What mixes pictures (`embed`) runs once on all of them; the rest treats
+        each picture alone, and each part's terms are brought from the part's divisor to the batch's before they are
+        differentiated. The parts' gradients meet at the tokens, from where they go back through `embed` at once.
+        """
+        images, targets = batch
+        with self._autocast(images):
+            tokens, grid = student.embed(images)
+        leaf = tokens.detach().requires_grad_()
+        divisor = criterion.normaliser(targets)
+        total: Terms = {}
+        for start in range(0, len(images), student.part):
+            rows = slice(start, start + student.part)
+            part = targets.rows(rows)
+            with self._autocast(images):
+                terms = self.terms(student.attend(leaf[rows], grid), part)
+            share = criterion.normaliser(part) / divisor
+            terms = {name: value * share for name, value in terms.items()}
+            backward(sum_terms(terms))
+            for name, value in terms.items():
+                total[name] = total[name] + value.detach() if name in total else value.detach()
+        tokens.backward(leaf.grad)  # type: ignore[no-untyped-call]
+        return total
+
+    def _autocast(self, images: Tensor) -> AbstractContextManager[None]:
+        kind = images.device.type
+        dtype = torch.float16 if kind == "cuda" else torch.bfloat16
+        return torch.autocast(kind, dtype=dtype, enabled=self.use_amp)
+
 
 def build_task(cfg: Config, student: Detector) -> DetectionTask:
     """The task of a resolved config."""
-    criterion = build_criterion(cfg.model, student.raw_names[0], cfg.loss, cfg.assign)
-    return DetectionTask(student, criterion)
+    criterion = build_criterion(cfg.model, cfg.loss, cfg.assign)
+    return DetectionTask(student, criterion, use_amp=cfg.optim.use_amp)

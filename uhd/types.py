@@ -39,6 +39,10 @@ class Targets:
         """The same truths on a device."""
         return Targets(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
 
+    def rows(self, rows: slice) -> Targets:
+        """The truths of some pictures."""
+        return Targets(*(getattr(self, f.name)[rows] for f in fields(self)))
+
     def pin_memory(self) -> Targets:
         """The same truths in page-locked memory; called by the loader."""
         return Targets(*(getattr(self, f.name).pin_memory() for f in fields(self)))

@@ -11,17 +11,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from uhd.config.archs import CNNConfig, TransformerConfig, UltraTinyODConfig
 from uhd.config.demo import DemoConfig
 from uhd.config.export import DynamicAxes, ExportConfig
-from uhd.config.model import (
-    MODEL_CONFIGS,
-    AnchorModelConfig,
-    InputConfig,
-    LabelsConfig,
-    ModelConfig,
-    UltraTinyODConfig,
-)
-from uhd.config.options import Scope, Section, field_scope, flag_of, plain, section_from_dict
+from uhd.config.inputs import InputConfig, LabelsConfig
+from uhd.config.model import MODEL_CONFIGS, AnchorModelConfig, ModelConfig
+from uhd.config.options import Head, Scope, Section, field_scope, flag_of, plain, section_from_dict
 from uhd.config.run import (
     AssignConfig,
     AutoAnchorsConfig,
@@ -42,6 +37,7 @@ __all__ = [
     "AnchorModelConfig",
     "AssignConfig",
     "AutoAnchorsConfig",
+    "CNNConfig",
     "Config",
     "DataConfig",
     "DecodeConfig",
@@ -49,6 +45,7 @@ __all__ = [
     "DynamicAxes",
     "EvalConfig",
     "ExportConfig",
+    "Head",
     "InputConfig",
     "LabelsConfig",
     "LossConfig",
@@ -59,6 +56,7 @@ __all__ = [
     "Scope",
     "ScoreMode",
     "Section",
+    "TransformerConfig",
     "UltraTinyODConfig",
     "field_scope",
     "flag_of",
@@ -73,7 +71,7 @@ class Config:
 
     input: InputConfig = InputConfig()
     labels: LabelsConfig = LabelsConfig()
-    model: ModelConfig = UltraTinyODConfig()
+    model: ModelConfig = CNNConfig()
     auto_anchors: AutoAnchorsConfig = AutoAnchorsConfig()
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()

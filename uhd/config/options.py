@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,10 @@ Scope = Literal["weights", "training", "session"]
 weights: fixes the network; always the checkpoint's. training: the checkpoint's on --resume and
 --val-only unless typed. session: never the checkpoint's.
 """
+
+
+Head = Literal["anchor", "center", "query"]
+"""What a network's raw maps are: anchors on a grid, a heat map of centres, queries."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,15 @@ def option(
     aliases: tuple[str, ...] = (),
     scope: Scope | None = None,
     bare: Any = None,
+    choices: Callable[[], Mapping[str, str]] | None = None,
+    heads: tuple[Head, ...] | None = None,
 ) -> Any:
     """A dataclass field that is also a command-line flag.
 
     parse turns the typed text into the value (default: the field's type); aliases are further
-    option strings; scope overrides the section's; bare is the value of the flag typed without one.
+    option strings; scope overrides the section's; bare is the value of the flag typed without one; choices gives the
+    values that are known when the flags are made, with what each is; heads are those that the flag has an effect on
+    (default: all).
     """
     metadata = {
         "help": help,
@@ -47,6 +55,8 @@ def option(
         "aliases": aliases,
         "scope": scope,
         "bare": bare,
+        "choices": choices,
+        "heads": heads,
     }
     return field(default=default, metadata=metadata)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ class AutoAnchorsConfig(Section):
     title: ClassVar[str] = "Auto-anchors"
 
     auto_anchors: bool = option(
-        False, "Compute the anchors from the training boxes; implied where --anchors is not given."
+        False,
+        "Compute the anchors from the training boxes; implied where --anchors is not given.",
+        heads=("anchor",),
     )
 
 
@@ -97,22 +100,29 @@ class LossConfig(Section):
     scope: ClassVar[Scope] = "training"
     title: ClassVar[str] = "Loss"
 
-    iou_loss: Literal["iou", "giou", "ciou"] = option("giou", "IoU flavour of the box loss.")
+    iou_loss: Literal["iou", "giou", "ciou"] = option("giou", "IoU flavour of the box loss.", heads=("anchor",))
     anchor_cls_loss: Literal["bce", "vfl"] = option(
         "bce",
         "Class loss: cross entropy of positives, or varifocal loss of all priors.",
         aliases=("--cls-loss-type",),
+        heads=("anchor",),
     )
-    loss_weight_box: float = option(5.0, "Weight of the box term.")
-    loss_weight_obj: float = option(1.0, "Weight of the objectness term.")
-    loss_weight_cls: float = option(1.0, "Weight of the class term.")
-    loss_weight_quality: float = option(1.0, "Weight of the quality term.")
+    loss_weight_box: float = option(5.0, "Weight of the box term.", heads=("anchor",))
+    loss_weight_obj: float = option(1.0, "Weight of the objectness term.", heads=("anchor",))
+    loss_weight_cls: float = option(1.0, "Weight of the class term.", heads=("anchor", "query"))
+    loss_weight_quality: float = option(1.0, "Weight of the quality term.", heads=("anchor",))
+
+    loss_weight_hm: float = option(1.0, "Weight of the heat map's term (CenterNet head).", heads=("center",))
+    loss_weight_off: float = option(1.0, "Weight of the centres' offsets (CenterNet head).", heads=("center",))
+    loss_weight_wh: float = option(0.1, "Weight of the boxes' sizes (CenterNet head).", heads=("center",))
+    loss_weight_l1: float = option(5.0, "Weight of the boxes' coordinates (transformer).", heads=("query",))
+    loss_weight_iou: float = option(2.0, "Weight of the boxes' GIoU (transformer).", heads=("query",))
 
     def __post_init__(self) -> None:
-        for name in ("box", "obj", "cls", "quality"):
-            value = getattr(self, f"loss_weight_{name}")
-            if not 0 <= value < math.inf:
-                raise ValueError(f"--loss-weight-{name} {value}: expected a number >= 0")
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.name.startswith("loss_weight_") and not 0 <= value < math.inf:
+                raise ValueError(f"{flag_of(f.name)} {value}: expected a number >= 0")
 
 
 @dataclass(frozen=True)
@@ -127,8 +137,11 @@ class AssignConfig(Section):
         "legacy: the best-fitting anchor of the centre's cell; simota: cheapest priors, as many as their IoUs "
         "add up to; tal: task-aligned, the ten best by score and IoU.",
         aliases=("--assigner",),
+        heads=("anchor",),
     )
-    simota_topk: int = option(10, "IoUs that are summed to the number of positives of a truth (simota).")
+    simota_topk: int = option(
+        10, "IoUs that are summed to the number of positives of a truth (simota).", heads=("anchor",)
+    )
 
     def __post_init__(self) -> None:
         if self.simota_topk < 1:
@@ -192,7 +205,7 @@ class DecodeConfig(Section):
         "sample pictures show what scores as at the best F1 or higher.",
     )
     topk: int = option(50, "Detections kept a picture; mAP always looks at 100.")
-    nms_iou: float = option(0.5, "Overlap (IoU) above which the lower-scored box of a class goes.")
+    nms_iou: float = option(0.5, "Overlap (IoU) above which the lower-scored box of a class goes.", heads=("anchor",))
     pre_nms_topk: int = option(512, "Best candidates that enter the suppression.")
 
     def __post_init__(self) -> None:

@@ -56,6 +56,23 @@ def parse_anchors(text: str) -> Pairs | None:
     return tuple(pairs) or None
 
 
+def parse_stride(text: str) -> int:
+    """4, 8 or 16."""
+    if text not in ("4", "8", "16"):
+        raise ValueError(f"{text!r} is not one of 4, 8, 16")
+    return int(text)
+
+
+def parse_counts(text: str) -> tuple[int, ...] | None:
+    """`16,32,48` to whole numbers >= 1; empty text is None."""
+    parts = text.replace(" ", "").split(",") if text.strip() else []
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= MAX_SIDE for part in parts):
+        raise ValueError(
+            f"{text!r} is not a list of counts; expected whole numbers from 1 to {MAX_SIDE} such as 1,2,2,1"
+        )
+    return tuple(map(int, parts)) or None
+
+
 def parse_resize_mode(text: str) -> str:
     """A resize mode under its own name."""
     return RESIZE_MODE_ALIASES.get(text, text)

@@ -49,6 +49,8 @@ def prepare(checkpoint: Checkpoint, cfg: Config, options: ExportConfig) -> Expor
     with names_file(checkpoint, "--checkpoint"):
         model = build_model(cfg.model)
         model.load_state_dict(weights)
+    if options.nms_iou is not None and not model.uses_nms:
+        log.warning("--nms-iou has no effect: the boxes of this %s are not suppressed", cfg.model.arch)
     folded = fold_batchnorm(model)
     assert isinstance(folded, Detector)
     decode = dataclasses.replace(

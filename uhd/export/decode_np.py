@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, get_args
 
@@ -68,8 +68,18 @@ class AnchorDecoder:
         # [B,A,5+q+C,h*w]: priors are numbered anchor by anchor, each row by row.
         channels = raw.reshape(batch, len(anchors), -1, height * width)
         scores = self._scores(channels)
+        # [B,N,C] as `codec` numbers priors: anchor by anchor, each row by row.
+        by_prior = scores.transpose(0, 1, 3, 2).reshape(batch, -1, self.num_classes)
         sizes = anchors * wh_scale
-        return [_best(channels[i], scores[i], sizes, (height, width), conf_thresh, limit) for i in range(batch)]
+
+        def boxes_of(image: int, priors: NDArray[np.int64]) -> Floats:
+            anchor, cell = np.divmod(priors, height * width)
+            logits = channels[image, anchor, :4, cell]
+            centres = (_sigmoid(logits[:, :2]) + _corners(cell, width)) / np.array([width, height], dtype=np.float32)
+            half = np.logaddexp(np.float32(0), logits[:, 2:]) * sizes[anchor] / np.float32(2)
+            return np.concatenate([centres - half, centres + half], axis=1)
+
+        return _best_of_each(by_prior, boxes_of, conf_thresh, limit)
 
     def _scores(self, channels: Floats) -> Floats:
         """[B,A,5+q+C,n] to [B,A,C,n] in 0..1."""
@@ -83,20 +93,73 @@ class AnchorDecoder:
         return scores
 
 
-def _best(
-    channels: Floats, scores: Floats, sizes: Floats, grid: tuple[int, int], conf_thresh: float, limit: int
-) -> Candidates:
-    """The best priors of one picture: channels [A,5+q+C,n], scores [A,C,n], sizes [A,2] scaled anchors."""
-    anchor, label, cell = np.nonzero(scores >= conf_thresh)
-    chosen = scores[anchor, label, cell]
-    # Stable, and by prior first as `codec.best_candidates` numbers them: where scores tie, the order is the same.
-    order = np.lexsort((label, cell, anchor, -chosen))[:limit]
-    anchor, label, cell, chosen = anchor[order], label[order], cell[order], chosen[order]
-    logits = channels[anchor, :4, cell]
-    corner = np.stack([cell % grid[1], cell // grid[1]], axis=1).astype(np.float32)
-    centres = (_sigmoid(logits[:, :2]) + corner) / np.array(grid[::-1], dtype=np.float32)
-    half = np.logaddexp(np.float32(0), logits[:, 2:]) * sizes[anchor] / np.float32(2)
-    return Candidates(np.concatenate([centres - half, centres + half], axis=1), chosen, label)
+@dataclass(frozen=True)
+class CenterDecoder:
+    """A heat map of logits [B,C,h,w], and after it offsets and sizes [B,2,h,w], in cells; see `uhd.codec`."""
+
+    def __call__(self, maps: Sequence[Floats], conf_thresh: float, limit: int) -> list[Candidates]:
+        """See `MapDecoder`."""
+        heatmap, offsets, sizes = maps
+        height, width = heatmap.shape[2:]
+        across = np.array([width, height], dtype=np.float32)
+        scores = _sigmoid(heatmap) * (heatmap == _highest_around(heatmap))
+        by_cell = scores.reshape(*heatmap.shape[:2], -1).transpose(0, 2, 1)
+
+        def boxes_of(image: int, cells: NDArray[np.int64]) -> Floats:
+            offset, size = (each[image].reshape(2, -1)[:, cells].T for each in (offsets, sizes))
+            centres = (_corners(cells, width) + offset) / across
+            half = np.maximum(size, np.float32(0)) / (np.float32(2) * across)
+            return np.concatenate([centres - half, centres + half], axis=1)
+
+        return _best_of_each(by_cell, boxes_of, conf_thresh, limit)
+
+
+@dataclass(frozen=True)
+class QueryDecoder:
+    """Class logits [B,Q,C+1], the background last, and box logits [B,Q,4]; see `uhd.codec`."""
+
+    def __call__(self, maps: Sequence[Floats], conf_thresh: float, limit: int) -> list[Candidates]:
+        """See `MapDecoder`."""
+        logits, box_logits = maps
+        shares = np.exp(logits - logits.max(axis=2, keepdims=True))
+        scores = (shares / shares.sum(axis=2, keepdims=True))[:, :, :-1]
+
+        def boxes_of(image: int, queries: NDArray[np.int64]) -> Floats:
+            box = _sigmoid(box_logits[image, queries])
+            half = box[:, 2:] / np.float32(2)
+            return np.concatenate([box[:, :2] - half, box[:, :2] + half], axis=1)
+
+        return _best_of_each(scores, boxes_of, conf_thresh, limit)
+
+
+def _best_of_each(
+    scores: Floats, boxes_of: Callable[[int, NDArray[np.int64]], Floats], conf_thresh: float, limit: int
+) -> list[Candidates]:
+    """The best candidates of each picture: scores [B,N,C]; boxes_of gives those of some rows of one picture.
+
+    The order is that of `codec.best_candidates`, also where scores tie. A score of 0 is no detection.
+    """
+    found = []
+    for image, of_image in enumerate(scores):
+        row, label = np.nonzero((of_image >= conf_thresh) & (of_image > 0))
+        chosen = of_image[row, label]
+        order = np.lexsort((label, row, -chosen))[:limit]
+        row, label, chosen = row[order], label[order], chosen[order]
+        found.append(Candidates(boxes_of(image, row), chosen, label))
+    return found
+
+
+def _corners(cells: NDArray[np.int64], width: int) -> Floats:
+    """Column and row of cells [n] of a grid, [n,2]."""
+    return np.stack([cells % width, cells // width], axis=1).astype(np.float32)
+
+
+def _highest_around(maps: Floats) -> Floats:
+    """The highest of each value of [B,C,h,w] and its eight neighbours."""
+    padded = np.pad(maps, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    highest: Floats = windows.max(axis=(4, 5))
+    return highest
 
 
 def _sigmoid(logits: Floats) -> Floats:
@@ -105,7 +168,11 @@ def _sigmoid(logits: Floats) -> Floats:
     return shares
 
 
-DECODERS = {"anchor": AnchorDecoder}
+DECODERS: dict[str, Callable[..., MapDecoder]] = {
+    "anchor": AnchorDecoder,
+    "center": CenterDecoder,
+    "query": QueryDecoder,
+}
 
 
 def build_decoder(name: str, decoding: Mapping[str, Any]) -> MapDecoder:

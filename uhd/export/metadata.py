@@ -60,6 +60,7 @@ class Metadata:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         decoding, details = values.pop("decoding"), values.pop("details")
         values["decoding_keys"] = sorted(decoding)
+        assert not values.keys() & {*decoding, *details}, "a network's own key hides one of the file's"
         return {
             key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             for key, value in {**values, **details, **decoding}.items()

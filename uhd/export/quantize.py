@@ -1,7 +1,8 @@
 """INT8 networks: static quantisation by onnxruntime (QDQ, weights per channel), with what loses left in float.
 
-Decoding and suppression are not part of the network and stay in float. So do the convolutions that give the raw maps:
-the parts of a map (box, score) have ranges of their own, and one scale for all would cost the narrow ones precision.
+Decoding and suppression are not part of the network and stay in float. So do the layers that give the raw maps: the
+parts of a map (box, score) have ranges of their own, and one scale for all would cost the narrow ones precision. Of
+attention only the linear layers are quantised: the products of tokens have no weights that would become smaller.
 """
 
 from __future__ import annotations
@@ -48,7 +49,14 @@ METHODS: dict[str, tuple[tuple[CalibrationMethod, dict[str, Any]], ...]] = {
 }
 METHODS["auto"] = tuple(way for ways in list(METHODS.values()) for way in ways)
 
-QUANTIZED = ("Conv", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "ReduceMean", "GlobalAveragePool", "Relu", "Resize")
+QUANTIZED = (
+    *("Conv", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "AveragePool", "ReduceMean", "GlobalAveragePool", "Relu"),
+    "Resize",
+)
+QUANTIZED_WITH_ATTENTION = ("Conv", "MatMul", "Gemm")
+"""Between linear layers and norms, all of them in float, other operators gain nothing from eight bits."""
+_LAYERS = ("Conv", "MatMul", "Gemm")
+"""Operators that have weights, where their second input is constant."""
 SWISH_FLOOR = -6.0
 """Where the range of swish's input ends below: swish(-6) is -0.015, less than one step of its output."""
 CALIBRATION_CHUNK = 16
@@ -66,7 +74,7 @@ Ranges = dict[str, tuple[np.float32, np.float32]]
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution with its activation: the names of its nodes, and its shares of all weights and multiply-adds."""
+    """A convolution or linear layer with its activation: names of its nodes, shares of weights and multiply-adds."""
 
     name: str
     nodes: tuple[str, ...]
@@ -114,16 +122,20 @@ def measure_ranges(
         path = Path(folder) / "network.onnx"
         onnx.save(network, path)
         calibrator = create_calibrator(
-            path, QUANTIZED, str(Path(folder) / "augmented.onnx"), method, extra_options=settings
+            path, _operators_of(network), str(Path(folder) / "augmented.onnx"), method, extra_options=settings
         )
-        for start in range(0, len(inputs), CALIBRATION_CHUNK):
-            calibrator.collect_data(_Reader(inputs[start : start + CALIBRATION_CHUNK]))
+        # The weights of attention, one for each pair of tokens, are among what is held.
+        chunk = 1 if _token_products(network) else CALIBRATION_CHUNK
+        for start in range(0, len(inputs), chunk):
+            calibrator.collect_data(_Reader(inputs[start : start + chunk]))
         measured = calibrator.compute_data()
     ranges = {}
     for name, data in measured.items():
         low, high = (np.float32(np.ravel(limit)[0]) for limit in data.range_value)
         ranges[name] = low, high
     for name in _swish_inputs(network):
+        if name not in ranges:
+            continue
         low, high = ranges[name]
         ranges[name] = max(low, np.float32(SWISH_FLOOR)), high
     return ranges
@@ -165,11 +177,13 @@ class _Judge:
 
 
 class _Quantizer:
-    """Quantises one network with given ranges; the convolutions that give its outputs are never part of it."""
+    """Quantises one network with given ranges; the layers that give its outputs are never part of it."""
 
     def __init__(self, network: ModelProto) -> None:
         self.network = network
         self.output_layers, self.excluded = _output_part(network)
+        self.operators = _operators_of(network)
+        self.excluded += _token_products(network)
 
     def quantize(self, ranges: Ranges, excluded: Sequence[str] = ()) -> ModelProto:
         model = ModelProto()
@@ -183,7 +197,7 @@ class _Quantizer:
             TensorsData(CalibrationMethod.MinMax, ranges),
             None,
             [*self.excluded, *excluded],
-            list(QUANTIZED),
+            list(self.operators),
             {},
         )
         quantizer.quantize_model()
@@ -222,16 +236,17 @@ def _layers_to_leave(
 
 
 def layers_of(network: ModelProto) -> list[Layer]:
-    """Every convolution with the activation that follows it."""
+    """Every convolution and linear layer with the activation that follows it."""
     inferred = onnx.shape_inference.infer_shapes(network).graph
     sizes = {value.name: value.type.tensor_type.shape.dim for value in (*inferred.value_info, *inferred.output)}
     shapes = {each.name: tuple(each.dims) for each in network.graph.initializer}
     readers = _readers(network)
     measured: list[tuple[str, tuple[str, ...], int, int]] = []
     for node in network.graph.node:
-        if node.op_type == "Conv":
+        if node.op_type in _LAYERS and node.input[1] in shapes:
             weights = int(np.prod(shapes[node.input[1]]))
-            grid = int(np.prod([max(dim.dim_value, 1) for dim in sizes[node.output[0]][2:]]))
+            places = sizes[node.output[0]][2:] if node.op_type == "Conv" else sizes[node.output[0]][:-1]
+            grid = int(np.prod([max(dim.dim_value, 1) for dim in places]))
             activation = [n.name for n in readers.get(node.output[0], ()) if n.op_type in ("Sigmoid", "Mul", "Relu")]
             measured.append((node.name, (node.name, *activation), weights, weights * grid))
     total_weights, total_macs = sum(row[2] for row in measured), sum(row[3] for row in measured)
@@ -239,8 +254,9 @@ def layers_of(network: ModelProto) -> list[Layer]:
 
 
 def _output_part(network: ModelProto) -> tuple[list[str], list[str]]:
-    """The convolutions from which only reshapes and joins lead to an output, and those with these nodes."""
+    """The layers from which only reshapes and joins lead to an output, and those with these nodes."""
     producers = {name: node for node in network.graph.node for name in node.output}
+    constants = {each.name for each in network.graph.initializer}
     layers: list[str] = []
     nodes: list[str] = []
     pending = [value.name for value in network.graph.output]
@@ -249,11 +265,30 @@ def _output_part(network: ModelProto) -> tuple[list[str], list[str]]:
         if node is None:
             continue
         nodes.append(node.name)
-        if node.op_type == "Conv":
+        if node.op_type in _LAYERS:
             layers.append(node.name)
-        elif node.op_type in ("Concat", "Reshape", "Transpose", "Flatten", "Identity"):
+        elif node.op_type in ("Concat", "Reshape", "Transpose", "Flatten", "Identity") or _adds_bias(node, constants):
             pending.extend(node.input)
     return layers, nodes
+
+
+def _adds_bias(node: NodeProto, constants: set[str]) -> bool:
+    return node.op_type == "Add" and any(name in constants for name in node.input)
+
+
+def _operators_of(network: ModelProto) -> tuple[str, ...]:
+    """Which operators are quantised."""
+    return QUANTIZED_WITH_ATTENTION if _token_products(network) else QUANTIZED
+
+
+def _token_products(network: ModelProto) -> list[str]:
+    """Matrix products without a constant factor."""
+    constants = {each.name for each in network.graph.initializer}
+    return [
+        node.name
+        for node in network.graph.node
+        if node.op_type == "MatMul" and not any(name in constants for name in node.input)
+    ]
 
 
 def _readers(network: ModelProto) -> dict[str, list[NodeProto]]:

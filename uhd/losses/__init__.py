@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 from uhd.assigners import build_assigner
 from uhd.codec import AnchorLayout
-from uhd.config import AssignConfig, LossConfig, ModelConfig, UltraTinyODConfig
+from uhd.config import AnchorModelConfig, AssignConfig, Head, LossConfig, ModelConfig
 from uhd.losses.anchor import AnchorCriterion, AnchorScoring
+from uhd.losses.base import SeparableCriterion
+from uhd.losses.center import CenterCriterion
+from uhd.losses.query import QueryCriterion
 
-__all__ = ["AnchorCriterion", "AnchorScoring", "build_criterion"]
+__all__ = [
+    "CRITERIA",
+    "AnchorCriterion",
+    "AnchorScoring",
+    "CenterCriterion",
+    "QueryCriterion",
+    "SeparableCriterion",
+    "build_criterion",
+]
 
 
-def build_criterion(model: ModelConfig, raw_name: str, loss: LossConfig, assign: AssignConfig) -> nn.Module:
-    """The criterion for a model section; raw_name is the raw map's name in `preds`."""
-    assert isinstance(model, UltraTinyODConfig)
+def _anchor(model: ModelConfig, loss: LossConfig, assign: AssignConfig) -> nn.Module:
+    assert isinstance(model, AnchorModelConfig)
     layout = AnchorLayout(model.num_anchors, model.num_classes, model.has_quality)
-    scoring = AnchorScoring(raw_name, layout, model.use_iou_aware_head, model.quality_power)
+    scoring = AnchorScoring(layout, model.scores_without_obj, model.quality_power)
     return AnchorCriterion(loss, build_assigner(assign), scoring)
+
+
+def _center(_: ModelConfig, loss: LossConfig, __: AssignConfig) -> nn.Module:
+    return CenterCriterion(loss)
+
+
+def _query(model: ModelConfig, loss: LossConfig, _: AssignConfig) -> nn.Module:
+    return QueryCriterion(loss, model.num_classes)
+
+
+CRITERIA: dict[Head, Callable[[ModelConfig, LossConfig, AssignConfig], nn.Module]] = {
+    "anchor": _anchor,
+    "center": _center,
+    "query": _query,
+}
+
+
+def build_criterion(model: ModelConfig, loss: LossConfig, assign: AssignConfig) -> nn.Module:
+    """The criterion for the head of a model section."""
+    return CRITERIA[model.head](model, loss, assign)

@@ -12,15 +12,15 @@ from uhd import codec
 from uhd.assigners import Assigner, Predictions, PriorGrid
 from uhd.boxes import box_similarity
 from uhd.config import LossConfig
+from uhd.losses.places import ignored_cells
 from uhd.losses.terms import varifocal_loss
-from uhd.types import IGNORED, Assignment, Targets
+from uhd.types import Assignment, Targets
 
 
 @dataclass(frozen=True)
 class AnchorScoring:
-    """How a net's raw map (its name in `preds`) is laid out and scored."""
+    """How a net's raw map is laid out and scored."""
 
-    raw_name: str
     layout: codec.AnchorLayout
     iou_aware: bool
     quality_power: float
@@ -49,7 +49,7 @@ class AnchorCriterion(nn.Module):
 
     def _terms(self, preds: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         scoring = self.scoring
-        priors = codec.split_anchor_map(preds[scoring.raw_name].float(), scoring.layout)
+        priors = codec.split_anchor_map(preds[scoring.layout.raw_name].float(), scoring.layout)
         anchors, wh_scale = preds["anchors"].float(), preds["wh_scale"].float()
         cells, sizes = codec.prior_places(priors.grid, anchors, wh_scale)
         grid = PriorGrid(anchors.detach(), priors.grid)
@@ -67,7 +67,7 @@ class AnchorCriterion(nn.Module):
         # Background is 0; the positives' IoU (or what stands for it) is what a quality branch learns.
         quality_map = torch.zeros_like(priors.obj).index_put((image, prior), quality)
         positive_map = torch.zeros_like(priors.obj).index_put((image, prior), torch.ones_like(quality))
-        taught = ~ignored_priors(targets, grid) | (assignment.truth >= 0)
+        taught = ~grid.priors_of(ignored_cells(targets, priors.grid)) | (assignment.truth >= 0)
 
         has_quality = priors.quality is not None
         sums = {
@@ -96,24 +96,6 @@ class AnchorCriterion(nn.Module):
             return (varifocal_loss(logits, target) * taught.unsqueeze(-1)).sum()
         one_hot = F.one_hot(labels, logits.shape[-1]).float()
         return F.binary_cross_entropy_with_logits(logits[image, prior], one_hot, reduction="sum")
-
-
-def ignored_priors(targets: Targets, grid: PriorGrid) -> Tensor:
-    """Priors in the place of a truth that augmentation took away, [B,N] bool.
-
-    The place is each cell whose centre the truth covers, and the cell that holds the truth's centre.
-    """
-    batch = targets.labels.shape[0]
-    height, width = grid.shape
-    image, row = torch.nonzero(targets.labels == IGNORED, as_tuple=True)
-    boxes = targets.boxes[image, row] * grid.size(targets.boxes).repeat(2)
-    centres = grid.centres()
-    covered = ((centres >= boxes[:, None, :2]) & (centres <= boxes[:, None, 2:])).all(dim=-1)
-    middle = ((boxes[:, :2] + boxes[:, 2:]) / 2).long()
-    cell = middle[:, 1].clamp(0, height - 1) * width + middle[:, 0].clamp(0, width - 1)
-    covered = covered.scatter(1, cell[:, None], True)
-    counts = boxes.new_zeros(batch, height * width).index_add_(0, image, covered.float())
-    return grid.priors_of(counts > 0)
 
 
 def _masked_bce(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:

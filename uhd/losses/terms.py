@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 VFL_ALPHA = 0.75
 VFL_GAMMA = 2.0
+FOCAL_ALPHA = 2.0
+FOCAL_BETA = 4.0
 
 
 def varifocal_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -18,3 +20,14 @@ def varifocal_loss(logits: Tensor, targets: Tensor) -> Tensor:
     with torch.no_grad():
         weight = torch.where(targets > 0, targets, VFL_ALPHA * logits.sigmoid().pow(VFL_GAMMA))
     return F.binary_cross_entropy_with_logits(logits, targets, weight, reduction="none")
+
+
+def penalty_reduced_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Focal loss of a heat map (arXiv:1904.07850), elementwise: logits and targets (1 at a centre) of one shape.
+
+    -(1-p)^alpha log p at a centre, elsewhere -(1-target)^beta p^alpha log(1-p).
+    """
+    p = logits.sigmoid()
+    at_centre = (1 - p).pow(FOCAL_ALPHA) * F.logsigmoid(logits)
+    elsewhere = (1 - targets).pow(FOCAL_BETA) * p.pow(FOCAL_ALPHA) * F.logsigmoid(-logits)
+    return -torch.where(targets == 1, at_centre, elsewhere)

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from uhd.config import ModelConfig
-from uhd.models.base import Detector, Preds, count_macs, count_parameters, fold_batchnorm
+from uhd.models.base import Detector, Preds, SplitDetector, count_macs, count_parameters, fold_batchnorm
+from uhd.models.cnn import build_cnn
+from uhd.models.transformer import Transformer
 from uhd.models.ultratinyod import UltraTinyOD
 
-ARCHS: dict[str, type[Detector]] = {"ultratinyod": UltraTinyOD}
+ARCHS: dict[str, Callable[[Any], Detector]] = {
+    "cnn": build_cnn,
+    "transformer": Transformer,
+    "ultratinyod": UltraTinyOD,
+}
+"""What makes a network of its section of the config, by the architecture's name."""
 
-__all__ = ["ARCHS", "Detector", "Preds", "build_model", "count_macs", "count_parameters", "fold_batchnorm"]
+__all__ = [
+    "ARCHS",
+    "Detector",
+    "Preds",
+    "SplitDetector",
+    "build_model",
+    "count_macs",
+    "count_parameters",
+    "fold_batchnorm",
+]
 
 
 def build_model(cfg: ModelConfig) -> Detector:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,12 @@ Preds = dict[str, Tensor]
 class Detector(nn.Module, ABC):
     """A network from pictures to raw maps, and its decoding to boxes.
 
-    tag names the architecture in checkpoint files; raw_names are the maps of `forward` in the
-    order in which an exported graph gives them, decoder names what turns them into boxes without
-    torch (`uhd.export.decode_np`).
+    tag names the architecture in checkpoint files; the sides of an input are multiples of stride; raw_names are the
+    maps of `forward` in the order in which an exported graph gives them, decoder (the kind of head) names what turns
+    them into boxes without torch (`uhd.export.decode_np`).
     """
 
     tag: str
-    decoder: str
     raw_names: tuple[str, ...]
     stride: int
     uses_nms: bool = True
@@ -35,6 +34,8 @@ class Detector(nn.Module, ABC):
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.cfg = cfg
+        self.stride = cfg.stride
+        self.decoder = cfg.head
 
     @abstractmethod
     def forward(self, images: Tensor) -> Preds:
@@ -55,6 +56,36 @@ class Detector(nn.Module, ABC):
     def details(self) -> dict[str, Any]:
         """Plain values that a user of an exported file may want to know."""
         return {"stride": self.stride}
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A module that multiplies otherwise than by convolutions and linear layers of its own."""
+
+    def extra_macs(self, *inputs: Tensor) -> int:
+        """Multiply-adds of one call with these inputs, beside those of its layers."""
+        ...
+
+
+class SplitDetector(Detector):
+    """A detector most of which treats each picture alone, so that training can do it a few pictures at a time.
+
+    part is the number of pictures at once. What mixes the pictures of a batch, such as batch norm, belongs to `embed`.
+    """
+
+    part: int
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """[B,3,H,W] to what `attend` starts from: tokens [B,N,d], and the grid (h, w) of the last of them."""
+
+    @abstractmethod
+    def attend(self, tokens: Tensor, grid: tuple[int, int]) -> Preds:
+        """The rest of `forward`, for some or all of the pictures."""
+
+    def forward(self, images: Tensor) -> Preds:
+        """[B,3,H,W] to the raw maps."""
+        return self.attend(*self.embed(images))
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
@@ -78,7 +109,10 @@ def count_parameters(model: nn.Module) -> int:
 
 @torch.no_grad()
 def count_macs(model: nn.Module, height: int, width: int) -> int:
-    """Multiply-adds of the convolutions and linear layers for one picture."""
+    """Multiply-adds for one picture: of convolutions and linear layers, and what modules count by `extra_macs`.
+
+    A module that multiplies otherwise, such as attention, has a method `extra_macs(*inputs) -> int`.
+    """
     total = 0
 
     def add(module: nn.Module, _: object, output: Tensor) -> None:
@@ -87,8 +121,13 @@ def count_macs(model: nn.Module, height: int, width: int) -> int:
         assert isinstance(weight, Tensor)
         total += output.numel() // output.shape[1 if output.dim() == 4 else -1] * weight.numel()
 
+    def add_extra(module: nn.Module, inputs: tuple[Tensor, ...], _: object) -> None:
+        nonlocal total
+        total += cast(Counted, module).extra_macs(*inputs)
+
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(add) for layer in layers]
+    hooks += [m.register_forward_hook(add_extra) for m in model.modules() if isinstance(m, Counted)]
     was_training = model.training
     try:
         parameter = next(model.parameters())

@@ -88,3 +88,32 @@ class ESE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B,F,h,w] to the same shape."""
         return x * self.fc(x.mean(dim=(2, 3), keepdim=True)).sigmoid()  # type: ignore[no-any-return]
+
+
+class SqueezeExcite(nn.Module):
+    """Squeeze-and-excitation (arXiv:1709.01507): each channel scaled by what two small layers make of all means."""
+
+    REDUCTION = 4
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(1, channels // self.REDUCTION)
+        self.gate = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, channels, 1), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,F,h,w] to the same shape."""
+        return x * self.gate(x.mean(dim=(2, 3), keepdim=True))  # type: ignore[no-any-return]
+
+
+_ATTENTIONS: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda channels: nn.Identity(),
+    "se": SqueezeExcite,
+    "ese": ESE,
+}
+
+
+def channel_attention(kind: str, channels: int) -> nn.Module:
+    """What scales the channels of a map [B,F,h,w]: none, se or ese."""
+    return _ATTENTIONS[kind](channels)

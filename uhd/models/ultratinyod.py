@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uhd import codec
 from uhd.config import UltraTinyODConfig
-from uhd.models.base import Detector, Preds
+from uhd.models.base import Preds
+from uhd.models.heads import AnchorDetector, start_unlikely
 from uhd.models.layers import ESE, ConvBNAct, DWSep, SPPFMin, Style
-
-PRIOR_PROBABILITY = 0.01
-"""What objectness, quality and class predict at first: most priors hold nobody. At one half, quality's sum over all
-priors is most of the first epoch's gradient, and a run of few epochs never makes up for it."""
 
 
 class Backbone(nn.Module):
@@ -114,8 +107,7 @@ class Head(nn.Module):
         for branch in (self.obj, self.cls, *([self.quality] if self.quality is not None else [])):
             last = branch[-1]
             assert isinstance(last, nn.Conv2d)
-            assert last.bias is not None
-            nn.init.constant_(last.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+            start_unlikely(last.bias)
 
     @staticmethod
     def _context(cfg: UltraTinyODConfig, channels: int, style: Style) -> list[nn.Module]:
@@ -144,53 +136,18 @@ class Head(nn.Module):
         return torch.cat(maps, dim=2).flatten(1, 2)
 
 
-class UltraTinyOD(Detector):
-    """Raw maps: the head's map, the anchors [A,2] (w, h, normalised) and their learned scale [A,2]."""
+class UltraTinyOD(AnchorDetector):
+    """The improved head learns the scale of its anchors."""
 
     tag = "utod"
-    decoder = "anchor"
-    cfg: UltraTinyODConfig
-    anchors: Tensor
 
     def __init__(self, cfg: UltraTinyODConfig) -> None:
-        super().__init__(cfg)
-        if cfg.anchors is None:
-            raise ValueError("the anchors of ultratinyod are not set: give --anchors or --auto-anchors")
+        super().__init__(cfg, learns_scale=cfg.use_improved_head)
         style = Style(cfg.activation, cfg.use_batchnorm)
-        self.stride = cfg.stride
-        self.raw_names = (f"txtywh_obj{'_quality' if cfg.has_quality else ''}_cls", "anchors", "wh_scale")
         self.backbone = Backbone(cfg, style)
         self.head = Head(cfg, style)
-        self.register_buffer("anchors", torch.tensor(cfg.anchors, dtype=torch.float32))
-        wh_scale = torch.ones(cfg.num_anchors, 2)
-        if cfg.use_improved_head:
-            self.wh_scale = nn.Parameter(wh_scale)
-        else:
-            self.register_buffer("wh_scale", wh_scale)
-        self.layout = codec.AnchorLayout(cfg.num_anchors, cfg.num_classes, cfg.has_quality)
 
     def forward(self, images: Tensor) -> Preds:
         """[B,3,H,W] to the raw maps and "features" [B,4c,h,w]."""
         features = self.backbone(images)
-        maps = (self.head(features), self.anchors, self.wh_scale)
-        return {**dict(zip(self.raw_names, maps, strict=True)), "features": features}
-
-    def candidates(self, preds: Preds) -> tuple[Tensor, Tensor]:
-        """Every prior: boxes [B,N,4] and scores [B,N,C]."""
-        priors = codec.split_anchor_map(preds[self.raw_names[0]].float(), self.layout)
-        boxes = codec.decode_anchor_boxes(priors, preds["anchors"].float(), preds["wh_scale"].float())
-        return boxes, codec.anchor_scores(priors, self.cfg.use_iou_aware_head, self.cfg.quality_power)
-
-    def decoding(self) -> dict[str, Any]:
-        """The settings of `uhd.export.decode_np.AnchorDecoder`."""
-        factors = {"obj": not self.cfg.use_iou_aware_head, "quality": self.cfg.has_quality, "cls": True}
-        return {
-            "num_classes": self.cfg.num_classes,
-            "has_quality": self.cfg.has_quality,
-            "score_mode": "*".join(name for name, given in factors.items() if given),
-            "quality_power": self.cfg.quality_power,
-        }
-
-    def details(self) -> dict[str, Any]:
-        """The stride of the grid, the anchors (w, h, normalised) and what they are multiplied by."""
-        return {**super().details(), "anchors": self.anchors.tolist(), "wh_scale": self.wh_scale.tolist()}
+        return self.preds_of(self.head(features), features)

@@ -1,0 +1,88 @@
+"""What each architecture costs: a Markdown table of parameters, multiply-adds, file size and milliseconds.
+
+    python -m benchmarks.model_table
+
+At 64x64 and one class. "folded" counts the parameters that are left when the batch norms are folded into their
+convolutions. The file is the exported graph with decoding and suppression inside; its time is the median of 1,000 runs
+in onnxruntime with one thread, on noise, the graphs taking turns. The weights are random, which changes the time of the
+suppression only.
+"""
+
+from __future__ import annotations
+
+import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
+
+import argparse
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.common import ANCHORS, FLAGS, bare, untrained
+from uhd.config import ExportConfig
+from uhd.export.build import build_network, finish, prepare, save
+from uhd.export.report import median_milliseconds
+from uhd.models import build_model, count_macs, count_parameters, fold_batchnorm
+from uhd.runtime import Detector
+
+FIVE_ANCHORS = " ".join(ANCHORS.split()[1:6])
+CNN = ["--arch", "cnn", "--use-batchnorm"]
+ANCHOR_HEAD = ["--use-anchor", "--use-improved-head", "--anchors", FIVE_ANCHORS]
+NETWORKS: dict[str, list[str]] = {
+    "cnn w32 (default)": CNN,
+    "cnn w64, stride 8, skip": [*CNN, "--cnn-width", "64", "--output-stride", "8", "--use-skip"],
+    "cnn w64, stride 8, skip, anchors": [
+        *CNN, "--cnn-width", "64", "--output-stride", "8", "--use-skip", *ANCHOR_HEAD,
+    ],
+    "cnn microcspnet, anchors": [*CNN, "--backbone", "microcspnet", *ANCHOR_HEAD],
+    "cnn ultratinyresnet, anchors": [*CNN, "--backbone", "ultratinyresnet", *ANCHOR_HEAD],
+    "cnn enhanced-shufflenet, anchors": [*CNN, "--backbone", "enhanced-shufflenet", *ANCHOR_HEAD],
+    "transformer (default)": ["--arch", "transformer"],
+    "transformer, fpn": ["--arch", "transformer", "--use-fpn"],
+    **{f"ultratinyod w{width}": [*FLAGS, "--cnn-width", str(width), "--anchors", ANCHORS] for width in (16, 32, 64)},
+}  # fmt: skip
+"""The networks that the accuracy figures are of, and the default of each architecture."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one network; macs are multiply-adds for one 64x64 picture, size is the file's in bytes."""
+
+    parameters: int
+    folded: int
+    macs: int
+    size: int
+    path: Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=1000, help="runs of each graph")
+    runs = parser.parse_args().runs
+    logging.getLogger("uhd").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        costs = {
+            title: cost_of(flags, Path(folder) / str(number)) for number, (title, flags) in enumerate(NETWORKS.items())
+        }
+        times = median_milliseconds({title: bare(Detector(cost.path)) for title, cost in costs.items()}, runs)
+    print("| network | parameters | folded | multiply-adds | ONNX file, kB | ms |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for title, cost in costs.items():
+        counts = f"{cost.parameters:,} | {cost.folded:,} | {cost.macs:,} | {cost.size / 1000:,.0f}"
+        print(f"| {title} | {counts} | {times[title]:.3f} |")
+
+
+def cost_of(flags: list[str], folder: Path) -> Cost:
+    """Exports the network that the flags of train.py ask for into a new folder, and counts."""
+    checkpoint = untrained(flags, folder)
+    cfg = checkpoint.config
+    export = prepare(checkpoint, cfg, ExportConfig(checkpoint=str(checkpoint.path)))
+    path = folder / "model.onnx"
+    save(finish(export, build_network(export)), path)
+    model = build_model(cfg.model)
+    folded = count_parameters(fold_batchnorm(model))
+    return Cost(count_parameters(model), folded, count_macs(model, *cfg.input.img_size), path.stat().st_size, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Detectors by the kind of their raw maps: what all nets with an anchor map, or with a heat map, have in common."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from uhd import codec
+from uhd.config import AnchorModelConfig
+from uhd.models.base import Detector, Preds
+
+PRIOR_PROBABILITY = 0.01
+"""What objectness, quality, class and heat map predict at first: most places hold nobody. At one half, quality's sum
+over all priors is most of the first epoch's gradient, and a run of few epochs never makes up for it."""
+
+
+def start_unlikely(bias: Tensor | None) -> None:
+    """Sets biases before a sigmoid so that it gives PRIOR_PROBABILITY."""
+    assert bias is not None
+    with torch.no_grad():
+        bias.fill_(-math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+
+
+class AnchorDetector(Detector):
+    """Raw maps: the anchor map, the anchors [A,2] (w, h, normalised) and their scale [A,2], learned or 1."""
+
+    cfg: AnchorModelConfig
+    anchors: Tensor
+
+    def __init__(self, cfg: AnchorModelConfig, *, learns_scale: bool) -> None:
+        super().__init__(cfg)
+        if cfg.anchors is None:
+            raise ValueError(f"the anchors of {cfg.arch} are not set: give --anchors or --auto-anchors")
+        self.layout = codec.AnchorLayout(cfg.num_anchors, cfg.num_classes, cfg.has_quality)
+        self.raw_names = (self.layout.raw_name, "anchors", "wh_scale")
+        self.register_buffer("anchors", torch.tensor(cfg.anchors, dtype=torch.float32))
+        wh_scale = torch.ones(cfg.num_anchors, 2)
+        if learns_scale:
+            self.wh_scale = nn.Parameter(wh_scale)
+        else:
+            self.register_buffer("wh_scale", wh_scale)
+
+    def preds_of(self, raw: Tensor, features: Tensor) -> Preds:
+        """What `forward` gives, from the anchor map and the features that it was made of."""
+        return {self.layout.raw_name: raw, "anchors": self.anchors, "wh_scale": self.wh_scale, "features": features}
+
+    def candidates(self, preds: Preds) -> tuple[Tensor, Tensor]:
+        """Every prior: boxes [B,N,4] and scores [B,N,C]."""
+        priors = codec.split_anchor_map(preds[self.layout.raw_name].float(), self.layout)
+        boxes = codec.decode_anchor_boxes(priors, preds["anchors"].float(), preds["wh_scale"].float())
+        return boxes, codec.anchor_scores(priors, self.cfg.scores_without_obj, self.cfg.quality_power)
+
+    def decoding(self) -> dict[str, Any]:
+        """The settings of `uhd.export.decode_np.AnchorDecoder`."""
+        factors = {"obj": not self.cfg.scores_without_obj, "quality": self.cfg.has_quality, "cls": True}
+        return {
+            "num_classes": self.cfg.num_classes,
+            "has_quality": self.cfg.has_quality,
+            "score_mode": "*".join(name for name, given in factors.items() if given),
+            "quality_power": self.cfg.quality_power,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """The stride of the grid, the anchors (w, h, normalised) and what they are multiplied by."""
+        return {**super().details(), "anchors": self.anchors.tolist(), "wh_scale": self.wh_scale.tolist()}
+
+
+class CenterDetector(Detector):
+    """Raw maps: a heat map of centres [B,C,h,w] and, in cells, their offsets [B,2,h,w] and sizes [B,2,h,w]."""
+
+    raw_names = codec.CENTER_NAMES
+    uses_nms = False
+
+    def add_head(self, channels: int) -> None:
+        """Makes the three 1x1 convolutions on features of so many channels."""
+        self.heatmap = nn.Conv2d(channels, self.cfg.num_classes, 1)
+        self.offset = nn.Conv2d(channels, 2, 1)
+        self.size = nn.Conv2d(channels, 2, 1)
+        start_unlikely(self.heatmap.bias)
+
+    def preds_of(self, features: Tensor) -> Preds:
+        """What `forward` gives, from the features [B,F,h,w]."""
+        maps = (self.heatmap(features), self.offset(features), self.size(features))
+        return {**dict(zip(self.raw_names, maps, strict=True)), "features": features}
+
+    def candidates(self, preds: Preds) -> tuple[Tensor, Tensor]:
+        """Every cell: boxes [B,h*w,4] and scores [B,h*w,C], 0 for those that are no peak."""
+        heatmap, offsets, sizes = (preds[name].float() for name in self.raw_names)
+        return codec.decode_centers(offsets, sizes), codec.center_scores(heatmap)
+
+    def decoding(self) -> dict[str, Any]:
+        """`uhd.export.decode_np.CenterDecoder` needs nothing beside the maps."""
+        return {}
