@@ -15,10 +15,9 @@ from pathlib import Path
 
 from uhd.checkpoint import read_checkpoint
 from uhd.cli import parse_export_args
-from uhd.config import ExportConfig
+from uhd.config import Config, ExportConfig
 from uhd.data.listing import find_images
 from uhd.export.build import build_network, finish, prepare, save
-from uhd.export.graph import varying_outputs
 from uhd.export.info import describe_file
 from uhd.export.quantize import quantize_network
 from uhd.export.report import report_files, write_report
@@ -50,10 +49,11 @@ def run(argv: Sequence[str] | None) -> None:
     check_sources(options)
     warn_unused_export(options)
     checkpoint = read_checkpoint(options.checkpoint, "--checkpoint")
-    export = prepare(checkpoint, agree(typed, checkpoint), options)
-    network = build_network(export)
+    cfg = agree(typed, checkpoint)
     if options.tflite:
-        check_maps(varying_outputs(network))
+        check_tflite(cfg, Path(options.tflite))
+    export = prepare(checkpoint, cfg, options)
+    network = build_network(export)
     log.info("%s: %d operators in the network, opset %d", export.metadata.arch, len(network.graph.node), options.opset)
     models = {"FP32": finish(export, network)}
     if options.int8:
@@ -87,18 +87,20 @@ def check_targets(output: Path, options: ExportConfig) -> None:
 
 
 def check_sources(options: ExportConfig) -> None:
-    """ValueError, before any work, where there is nothing to read, or the packages of --tflite are not there."""
+    """ValueError, before any work, where there is nothing to read."""
     for flag, source in (("--image-dir", options.image_dir), ("--calib-dir", options.calib_dir)):
         if source and (options.int8 or options.tflite or options.verify or options.report):
             find_images(source, flag)
-    if options.tflite:
-        check_environment(Path(options.tflite))
 
 
-def check_maps(maps: Sequence[str]) -> None:
-    """ValueError for raw maps that --tflite cannot write: the readers of its files know one."""
-    if len(maps) > 1:
-        raise ValueError(f"--tflite: the network has the maps {', '.join(maps)}; expected one, as anchor heads have")
+def check_tflite(cfg: Config, path: Path) -> None:
+    """ValueError, before any work, for a network that --tflite cannot write, or where its packages are not there."""
+    if cfg.model.head != "anchor":
+        raise ValueError(
+            f"--tflite {path}: the network has several maps ({cfg.model.head} head); the readers of such files know "
+            "one, as anchor heads have"
+        )
+    check_environment(path)
 
 
 def default_output(options: ExportConfig) -> str:

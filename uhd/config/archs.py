@@ -21,7 +21,10 @@ class CNNConfig(AnchorModelConfig):
     """A small CNN with a CenterNet head or an anchor head."""
 
     title: ClassVar[str] = "CNN"
-    summary: ClassVar[str] = "smallest: a few thousand parameters, heat-map or anchor head, three other backbones"
+    summary: ClassVar[str] = (
+        "for the smallest budgets, with a heat map of centres or anchors, and three other backbones (5,221 parameters, "
+        "1.3 million multiply-adds, 0.07 ms at w32)"
+    )
 
     arch: Literal["cnn"] = "cnn"
     use_anchor: bool = option(False, "Anchor head instead of the CenterNet head (heat map of centres).")
@@ -45,13 +48,19 @@ class CNNConfig(AnchorModelConfig):
         False, "Add earlier stages, pooled and projected, to the last one (ultratinyresnet, enhanced-shufflenet)."
     )
     backbone_skip_cat: bool = option(
-        False, "Concatenate the pooled stages and fuse them by a 1x1 convolution (ultratinyresnet)."
+        False,
+        "Concatenate earlier stages, pooled, with the last one and fuse them by a 1x1 convolution (ultratinyresnet).",
     )
     backbone_skip_shuffle_cat: bool = option(
-        False, "The same with strided 3x3 projections and a channel shuffle before the concatenation (ultratinyresnet)."
+        False,
+        "--backbone-skip-cat with strided 3x3 projections and a channel shuffle in place of pooling (ultratinyresnet).",
     )
-    backbone_skip_s2d_cat: bool = option(False, "The same with space-to-depth in place of pooling (ultratinyresnet).")
-    backbone_fpn: bool = option(False, "Top-down fusion of all stages (ultratinyresnet).")
+    backbone_skip_s2d_cat: bool = option(
+        False, "--backbone-skip-cat with space-to-depth in place of pooling (ultratinyresnet)."
+    )
+    backbone_fpn: bool = option(
+        False, "Top-down fusion of all stages, after a skip where there is one (ultratinyresnet)."
+    )
     backbone_out_stride: Literal[8, 16, 32] | None = option(
         None, "Pixels per cell of --backbone's output; above 8, strided convolutions are appended. Default: 8."
     )
@@ -171,17 +180,21 @@ class TransformerConfig(ModelConfig):
     """A tiny DETR."""
 
     title: ClassVar[str] = "Transformer"
-    summary: ClassVar[str] = "a tiny DETR: learned queries, no anchors and no suppression; slow to train"
+    summary: ClassVar[str] = (
+        "a tiny DETR: queries in place of anchors and suppression (253,958 parameters, 535 million, 21 ms)"
+    )
 
     training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 0.001, "weight_decay": 0.0001}
 
     arch: Literal["transformer"] = "transformer"
-    num_queries: int = option(10, "Learned queries: the most people that a picture can show.")
+    num_queries: int = option(10, "Learned queries: the most people that can be found in a picture.")
     d_model: int = option(64, "Width of the tokens.")
     heads: int = option(4, "Attention heads.")
-    layers: int = option(3, "Layers of the encoder, and of the decoder.")
+    layers: int = option(3, "Layers of the encoder; the decoder has as many.")
     dim_feedforward: int = option(128, "Width of the feed-forward blocks.")
-    use_fpn: bool = option(False, "Tokens of three further levels of a convolutional pyramid.")
+    use_fpn: bool = option(
+        False, "Tokens of three further levels of a convolutional pyramid; about five times the multiply-adds."
+    )
     dropout: float = option(0.0, "Share of the activations that are dropped in training.")
 
     def __post_init__(self) -> None:
@@ -212,7 +225,10 @@ class UltraTinyODConfig(AnchorModelConfig):
     """UltraTinyOD."""
 
     title: ClassVar[str] = "UltraTinyOD"
-    summary: ClassVar[str] = "most accurate for its multiply-adds: anchors, quality-aware scores"
+    summary: ClassVar[str] = (
+        "finds most for its multiply-adds: anchors, scores that know how well a box fits (417,928 parameters, "
+        "26 million, 0.7 ms at w32 with its full head)"
+    )
 
     arch: Literal["ultratinyod"] = "ultratinyod"
     utod_residual: bool = option(False, "Residual connections around the last two stages.")

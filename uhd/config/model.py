@@ -68,12 +68,15 @@ MODEL_CONFIGS: dict[str, type[ModelConfig]] = {}
 class AnchorModelConfig(ModelConfig):
     """Nets that have, or can have, an anchor head on one grid."""
 
-    title: ClassVar[str] = "Anchor head"
+    title: ClassVar[str] = "Grid and anchors"
 
-    cnn_width: int = option(32, "Channels of the stem; all other widths are multiples of it.")
+    cnn_width: int = option(
+        32, "Channels of the stem; all other widths are multiples of it. --backbone has its own widths."
+    )
     output_stride: int | None = option(
         None,
-        "Pixels per cell of the output grid: 4, 8 or 16. Default: 8 for ultratinyod and --backbone, else 16.",
+        "Pixels per cell of the output grid: 4, 8 or 16 (for --backbone see --backbone-out-stride). Default: 8 for "
+        "ultratinyod, 16 for cnn.",
         parse=parse_stride,
         metavar="{4,8,16}",
     )

@@ -139,12 +139,6 @@ def constant_outputs(model: ModelProto) -> dict[str, NDArray[np.generic]]:
     return {value.name: values[value.name] for value in model.graph.output if value.name in values}
 
 
-def varying_outputs(model: ModelProto) -> list[str]:
-    """Names of the outputs that depend on the input."""
-    constants = constant_outputs(model)
-    return [value.name for value in model.graph.output if value.name not in constants]
-
-
 def bind(model: ModelProto, values: dict[str, NDArray[np.generic]]) -> ModelProto:
     """The graph with some of its inputs fixed to values."""
     bound = ModelProto()
