@@ -87,7 +87,7 @@ def chart(rows: list[Row]) -> bytes:
         )
     axes.set_xscale("log")
     axes.set(xlabel="million multiply-adds for one 64x64 picture", ylabel="mAP@0.5")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.12 * max(row.map50 for row in rows))
     axes.margins(x=0.15)
     axes.grid(alpha=0.3, which="both")
     axes.legend(loc="upper left")
