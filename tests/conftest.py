@@ -2,6 +2,7 @@
 
 import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
 
+import functools
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from helpers import draw_people, train_args
 
 import export_onnx
 import train
+from uhd.cli import build_parser
 from uhd.data.labels import parse_labels
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -146,6 +148,15 @@ def files_below(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} | {
         path: 0 for path in folder.rglob("*") if path.is_dir()
     }
+
+
+@pytest.fixture(scope="module")
+def fast() -> Iterator[None]:
+    """Making the parser is most of the time that reading a line takes, drawing the reports most of a tiny run's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("uhd.cli.build_parser", functools.cache(build_parser))
+        patch.setattr(train, "write_reports", lambda *args, **kwargs: None)
+        yield
 
 
 @pytest.fixture

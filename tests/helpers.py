@@ -97,6 +97,16 @@ def targets_of(*pictures):
     return Targets(boxes, labels, torch.arange(len(pictures)), sizes)
 
 
+def padded_targets(images):
+    """Targets of [(box, label)] lists, padded to the longest."""
+    most = max(map(len, images), default=0)
+    boxes, labels = torch.zeros(len(images), most, 4), torch.full((len(images), most), PADDING)
+    for image, truths in enumerate(images):
+        for row, (box, label) in enumerate(truths):
+            boxes[image, row], labels[image, row] = torch.as_tensor(box), label
+    return Targets(boxes, labels, torch.arange(len(images)), torch.full((len(images), 2), 64))
+
+
 SMALLEST = {
     "cnn": {"cnn_width": 4},
     "transformer": {"d_model": 8, "heads": 2, "layers": 1, "dim_feedforward": 8, "num_queries": 5},

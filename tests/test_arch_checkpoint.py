@@ -1,7 +1,6 @@
 """Flags of one architecture or head beside a checkpoint: what agrees, what is refused, what wins in loose loading."""
 
 import dataclasses
-import functools
 
 import pytest
 import torch
@@ -12,20 +11,11 @@ from test_cli import parse
 from test_cli_checkpoint import beside, write_checkpoint
 
 import train
-from uhd.cli import build_parser
 
 RESNET = "--backbone ultratinyresnet"
-NEW_WEIGHTS = ("hm", "off", "wh", "l1", "iou")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _fast():
-    """Making the parser is most of the time that reading a line takes, drawing the reports most of a tiny run's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("uhd.cli.build_parser", functools.cache(build_parser))
-        patch.setattr(train, "write_reports", lambda *args, **kwargs: None)
-        yield
-
+pytestmark = pytest.mark.usefixtures("fast")
 
 # --- beside a checkpoint ------------------------------------------------------------------------
 

@@ -1,27 +1,18 @@
 """Flags of one architecture or one head: what they turn into, which mistakes they allow, where they have no effect."""
 
 import dataclasses
-import functools
 
 import pytest
 from test_cli import parse, value, vars_of
 
-import train
-from uhd.cli import build_parser, flag_fields
+from uhd.cli import flag_fields
 from uhd.config import DEMO_PRESET, MODEL_CONFIGS, CNNConfig, ModelConfig, TransformerConfig, flag_of
 
 RESNET = "--backbone ultratinyresnet"
 NEW_WEIGHTS = ("hm", "off", "wh", "l1", "iou")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _fast():
-    """Making the parser is most of the time that reading a line takes, drawing the reports most of a tiny run's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("uhd.cli.build_parser", functools.cache(build_parser))
-        patch.setattr(train, "write_reports", lambda *args, **kwargs: None)
-        yield
-
+pytestmark = pytest.mark.usefixtures("fast")
 
 # --- what they turn into ------------------------------------------------------------------------
 

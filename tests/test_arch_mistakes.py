@@ -1,27 +1,16 @@
 """Flags of one architecture or one head: which mistakes they allow, and sizes off the stride."""
 
-import functools
-
 import pytest
 from test_arch_flags import READINGS
 from test_cli import parse
 
-import train
-from uhd.cli import build_parser
 from uhd.config import flag_of
 
 RESNET = "--backbone ultratinyresnet"
 NEW_WEIGHTS = ("hm", "off", "wh", "l1", "iou")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _fast():
-    """Making the parser is most of the time that reading a line takes, drawing the reports most of a tiny run's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("uhd.cli.build_parser", functools.cache(build_parser))
-        patch.setattr(train, "write_reports", lambda *args, **kwargs: None)
-        yield
-
+pytestmark = pytest.mark.usefixtures("fast")
 
 # --- mistakes -----------------------------------------------------------------------------------
 
@@ -51,7 +40,7 @@ MISTAKES = {
     ),
     "two other strides": (
         *(f"--arch cnn {RESNET} --backbone-out-stride 16 --output-stride 8", "--output-stride 8"),
-        "--backbone-out-stride 16",
+        *("stride is 16", "--backbone-out-stride"),
     ),
     "stride of 4": (f"--arch cnn {RESNET} --output-stride 4", "--output-stride 4", RESNET, "stride is 8"),
     "two ways to join": (

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from uhd.config import CNNConfig
-from uhd.models.backbones import EnhancedShuffleNet, ShuffleUnit, StridedShuffleUnit, UltraTinyResNet, build_backbone
+from uhd.models.backbones import Backbone, EnhancedShuffleNet, ShuffleUnit, StridedShuffleUnit, UltraTinyResNet
 from uhd.models.base import count_macs, count_parameters, fold_batchnorm
 from uhd.models.layers import ESE, SqueezeExcite, Style, channel_attention
 from uhd.models.resnet import REDUCTIONS, ChannelShuffle, Pyramid, SkipCat, SkipSum
@@ -46,7 +46,7 @@ variants = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=identify)
 
 def build(name, style=BN, seed=0, **options):
     torch.manual_seed(seed)
-    return build_backbone(CNNConfig(backbone=name, **options), style)
+    return Backbone(CNNConfig(backbone=name, **options), style)
 
 
 def randomise_norms(module):

@@ -5,27 +5,18 @@ import math
 
 import pytest
 import torch
+from helpers import padded_targets
 
 from uhd import codec
 from uhd.config import AssignConfig, LossConfig, UltraTinyODConfig
 from uhd.losses import build_criterion
 from uhd.losses.terms import varifocal_loss
 from uhd.models import build_model
-from uhd.types import IGNORED, PADDING, Targets
+from uhd.types import IGNORED, PADDING
 
 SOFTPLUS_OF_ONE = math.log(math.e - 1)
 ANCHORS = ((0.5, 0.5), (0.15, 0.3))
 ASSIGNERS = ["legacy", "simota", "tal"]
-
-
-def targets_of(images):
-    """Targets of [(box, label)] lists, padded to the longest."""
-    most = max(map(len, images), default=0)
-    boxes, labels = torch.zeros(len(images), most, 4), torch.full((len(images), most), PADDING)
-    for image, truths in enumerate(images):
-        for row, (box, label) in enumerate(truths):
-            boxes[image, row], labels[image, row] = torch.tensor(box), label
-    return Targets(boxes, labels, torch.arange(len(images)), torch.full((len(images), 2), 64))
 
 
 def terms_of(raw, targets, model, loss=None, assigner="legacy"):
@@ -91,7 +82,7 @@ def varifocal_negative(logit):
     ],
 )
 def test_terms_worked_by_hand(model, loss, assigner, expected):
-    terms = terms_of(one_prior(model), targets_of([[(TRUTH, 1)]]), model, LossConfig(**UNIT | loss), assigner)
+    terms = terms_of(one_prior(model), padded_targets([[(TRUTH, 1)]]), model, LossConfig(**UNIT | loss), assigner)
 
     assert set(terms) == {"box", "obj", "cls", *(["quality"] if model.has_quality else [])}
     assert {name: terms[name].item() for name in expected} == pytest.approx(expected, rel=1e-5)
@@ -102,7 +93,7 @@ def test_terms_worked_by_hand(model, loss, assigner, expected):
 def test_the_quality_target_is_the_iou_between_0_and_1_whatever_the_box_loss(kind, assigner):
     # The predicted box ends where the truth begins, so that GIoU and CIoU are below 0.
     raw, truth = one_prior(IMPROVED), (0.75, 0.75, 1.0, 1.0)
-    terms = terms_of(raw, targets_of([[(truth, 0)]]), IMPROVED, LossConfig(**UNIT, iou_loss=kind), assigner)
+    terms = terms_of(raw, padded_targets([[(truth, 0)]]), IMPROVED, LossConfig(**UNIT, iou_loss=kind), assigner)
 
     assert terms["quality"].item() == pytest.approx(bce(QUALITY, 0), rel=1e-5)
     assert terms["obj"].item() == pytest.approx(bce(OBJ, 0), rel=1e-5)
@@ -113,7 +104,7 @@ def test_priors_without_a_truth_learn_background():
     """A second picture without any box adds its obj and quality, and nothing to what divides."""
     raw = one_prior(IMPROVED).repeat(2, 1, 1, 1)
 
-    terms = terms_of(raw, targets_of([[(TRUTH, 1)], []]), IMPROVED, LossConfig(**UNIT))
+    terms = terms_of(raw, padded_targets([[(TRUTH, 1)], []]), IMPROVED, LossConfig(**UNIT))
 
     assert terms["obj"].item() == pytest.approx(bce(OBJ, IOU) + bce(OBJ, 0), rel=1e-5)
     assert terms["quality"].item() == pytest.approx(bce(QUALITY, IOU) + bce(QUALITY, 0), rel=1e-5)
@@ -124,7 +115,7 @@ def test_priors_without_a_truth_learn_background():
 def test_sums_are_divided_by_the_positives_or_by_their_quality(assigner, normaliser):
     raw = one_prior(IMPROVED).repeat(5, 1, 1, 1)
 
-    terms = terms_of(raw, targets_of([[(TRUTH, 1)]] * 4 + [[]]), IMPROVED, LossConfig(**UNIT), assigner)
+    terms = terms_of(raw, padded_targets([[(TRUTH, 1)]] * 4 + [[]]), IMPROVED, LossConfig(**UNIT), assigner)
 
     expected = {
         "box": 4 * (1 - IOU) * (IOU if assigner == "tal" else 1),
@@ -178,8 +169,8 @@ def test_repeating_the_batch_changes_no_term(assigner, cls_loss):
     raw, images = random_batch(WIDE)
     loss = LossConfig(anchor_cls_loss=cls_loss)
 
-    once = terms_of(raw, targets_of(images), WIDE, loss, assigner)
-    twice = terms_of(raw.repeat(2, 1, 1, 1), targets_of(images * 2), WIDE, loss, assigner)
+    once = terms_of(raw, padded_targets(images), WIDE, loss, assigner)
+    twice = terms_of(raw.repeat(2, 1, 1, 1), padded_targets(images * 2), WIDE, loss, assigner)
 
     assert {k: v.item() for k, v in twice.items()} == pytest.approx({k: v.item() for k, v in once.items()}, rel=1e-4)
 
@@ -188,7 +179,7 @@ def test_repeating_the_batch_changes_no_term(assigner, cls_loss):
 @pytest.mark.parametrize("weight", [0.0, 3.0])
 def test_a_weight_scales_its_term_and_no_other(name, weight):
     raw, images = random_batch(WIDE)
-    targets = targets_of(images)
+    targets = padded_targets(images)
 
     plain = terms_of(raw, targets, WIDE, LossConfig(**UNIT))
     weighted = terms_of(raw, targets, WIDE, LossConfig(**UNIT | {f"loss_weight_{name}": weight}))
@@ -204,8 +195,8 @@ def test_terms_are_single_precision_under_autocast(assigner):
     half = raw.bfloat16()
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = terms_of(half, targets_of(images), WIDE, assigner=assigner)
-    expected = terms_of(half.float(), targets_of(images), WIDE, assigner=assigner)
+        terms = terms_of(half, padded_targets(images), WIDE, assigner=assigner)
+    expected = terms_of(half.float(), padded_targets(images), WIDE, assigner=assigner)
 
     assert {name: term.dtype for name, term in terms.items()} == dict.fromkeys(terms, torch.float32)
     assert {name: term.item() for name, term in terms.items()} == {name: v.item() for name, v in expected.items()}
@@ -217,7 +208,7 @@ def test_terms_are_single_precision_under_autocast(assigner):
 def gradients(images, assigner="legacy", cls_loss="vfl", grid=(4, 4)):
     """|d loss / d logit| [A,h,w] of obj, quality and cls (summed over classes), of the first picture."""
     raw = torch.zeros(len(images), 2 * 8, *grid, requires_grad=True)
-    sum(terms_of(raw, targets_of(images), WIDE, LossConfig(anchor_cls_loss=cls_loss), assigner).values()).backward()
+    sum(terms_of(raw, padded_targets(images), WIDE, LossConfig(anchor_cls_loss=cls_loss), assigner).values()).backward()
     parts = raw.grad[0].view(2, 8, *grid).abs()
     return {"obj": parts[:, 4], "quality": parts[:, 5], "cls": parts[:, 6:].sum(dim=1)}
 
@@ -297,7 +288,7 @@ def backward(variant, assigner, images, cls_loss="bce"):
     model = build_model(model_config)
     loss = LossConfig(anchor_cls_loss=cls_loss)
     criterion = build_criterion(model_config, loss, AssignConfig(anchor_assigner=assigner))
-    terms = criterion(model(torch.rand(len(images), 3, 64, 64)), targets_of(images))
+    terms = criterion(model(torch.rand(len(images), 3, 64, 64)), padded_targets(images))
     sum(terms.values()).backward()
     return model, terms
 
@@ -340,7 +331,7 @@ def test_a_batch_without_boxes_reaches_every_parameter(images, variant, assigner
 def test_each_term_alone_is_attached(term, images):
     raw = torch.zeros(2, 2 * 8, 4, 4, requires_grad=True)
 
-    terms_of(raw, targets_of(images), WIDE)[term].backward()
+    terms_of(raw, padded_targets(images), WIDE)[term].backward()
 
     assert raw.grad is not None
     assert raw.grad.isfinite().all()
@@ -352,7 +343,7 @@ def test_the_iou_is_a_target_and_no_way_to_move_boxes(term, assigner):
     raw, images = random_batch(WIDE)
     raw.requires_grad_()
 
-    terms_of(raw, targets_of(images), WIDE, LossConfig(anchor_cls_loss="vfl"), assigner)[term].backward()
+    terms_of(raw, padded_targets(images), WIDE, LossConfig(anchor_cls_loss="vfl"), assigner)[term].backward()
 
     grad = raw.grad.unflatten(1, (2, 8))
     assert not grad[:, :, :4].any()
@@ -364,7 +355,7 @@ def test_the_iou_is_a_target_and_no_way_to_move_boxes(term, assigner):
 def test_saturated_logits_keep_terms_and_gradients_finite(assigner, value):
     raw = torch.full((2, 2 * 8, 4, 4), value, requires_grad=True)
 
-    terms = terms_of(raw, targets_of(BOXES), WIDE, LossConfig(iou_loss="ciou"), assigner)
+    terms = terms_of(raw, padded_targets(BOXES), WIDE, LossConfig(iou_loss="ciou"), assigner)
     sum(terms.values()).backward()
 
     assert all(term.isfinite() for term in terms.values())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from uhd.config import DecodeConfig, UltraTinyODConfig
+from uhd.config import CNNConfig, DecodeConfig, TransformerConfig, UltraTinyODConfig
 from uhd.models import build_model, count_macs, count_parameters, fold_batchnorm
 
 RESIDUAL = {"use_improved_head": True, "utod_residual": True}
@@ -354,3 +354,23 @@ def test_an_iou_aware_head_is_not_scored_by_objectness(iou_aware, quality_power)
     obj, quality, cls = torch.tensor([-3.0, 0.5, 1.0]).sigmoid().tolist()
     expected = quality**quality_power * cls * (1 if iou_aware else obj)
     assert found.scores.flatten().tolist() == pytest.approx([expected] * found.scores.numel(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        CNNConfig(),
+        TransformerConfig(),
+        UltraTinyODConfig(
+            cnn_width=32,
+            num_anchors=8,
+            use_improved_head=True,
+            use_iou_aware_head=True,
+            utod_residual=True,
+            utod_head_ese=True,
+        ),
+    ],
+    ids=["cnn", "transformer", "ultratinyod"],
+)
+def test_help_text_counts_parameters_right(cfg):
+    assert f"({count_parameters(build_model(cfg)):,} parameters" in type(cfg).summary

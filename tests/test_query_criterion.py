@@ -1,11 +1,11 @@
 """Hungarian matching against a search of all matchings, and the criterion against figures worked by hand."""
 
-import dataclasses
 import itertools
 import math
 
 import pytest
 import torch
+from helpers import padded_targets
 from torch.nn import functional as F
 
 from uhd.assigners.base import Predictions
@@ -13,24 +13,10 @@ from uhd.assigners.hungarian import centre_form, match_queries, pair_costs
 from uhd.config import LossConfig, TransformerConfig
 from uhd.losses.query import QueryCriterion, in_ignored_place
 from uhd.models.transformer import Transformer
-from uhd.types import IGNORED, PADDING, Targets
+from uhd.types import IGNORED, PADDING
 
 PLAIN = LossConfig(loss_weight_cls=1.0, loss_weight_l1=1.0, loss_weight_iou=1.0)
 LEFT, RIGHT = (0.1, 0.2, 0.3, 0.6), (0.6, 0.3, 0.9, 0.8)
-
-
-def targets_of(images):
-    """Targets of [(box, label)] lists, padded to the longest."""
-    most = max(map(len, images), default=0)
-    boxes, labels = torch.zeros(len(images), most, 4), torch.full((len(images), most), PADDING)
-    for image, truths in enumerate(images):
-        for row, (box, label) in enumerate(truths):
-            boxes[image, row], labels[image, row] = torch.as_tensor(box), label
-    return Targets(boxes, labels, torch.arange(len(images)), torch.full((len(images), 2), 64))
-
-
-def part_of(targets, rows):
-    return Targets(*(getattr(targets, field.name)[rows] for field in dataclasses.fields(Targets)))
 
 
 def box_logits_of(boxes):
@@ -44,7 +30,7 @@ def random_boxes(*shape):
 
 
 def random_targets(counts, num_classes=2):
-    return targets_of(
+    return padded_targets(
         [[(random_boxes(), int(torch.randint(num_classes, ()))) for _ in range(count)] for count in counts]
     )
 
@@ -129,20 +115,20 @@ def test_costs_are_those_of_the_plain_formula():
 
 def test_equal_queries_and_equal_truths_are_matched_one_to_one():
     predictions = Predictions(torch.tensor([[LEFT] * 3]), torch.full((1, 3, 1), 0.5))
-    matches = match_queries(predictions, targets_of([[(LEFT, 0), (LEFT, 0)]]))
+    matches = match_queries(predictions, padded_targets([[(LEFT, 0), (LEFT, 0)]]))
     assert len(matches.query.unique()) == len(matches.row.unique()) == 2
 
 
 def test_rows_that_are_no_truth_are_never_matched():
     # The nearest query to each: an ignored truth, padding between the rows, and a real truth.
-    targets = targets_of([[(LEFT, IGNORED), (LEFT, PADDING), (RIGHT, 0)], [(LEFT, IGNORED)], []])
+    targets = padded_targets([[(LEFT, IGNORED), (LEFT, PADDING), (RIGHT, 0)], [(LEFT, IGNORED)], []])
     predictions = Predictions(torch.tensor([[LEFT, RIGHT]] * 3), torch.full((3, 2, 1), 0.5))
     assert pairs_of(match_queries(predictions, targets)) == [(0, 1, 2)]
 
 
 @pytest.mark.parametrize("images", [[], [[]], [[], []]])
 def test_no_truths_at_all(images):
-    targets = targets_of(images)
+    targets = padded_targets(images)
     matches = match_queries(predictions_of(len(images), 3), targets)
     assert [part.shape for part in matches] == [(0,)] * 3
     assert all(part.dtype == torch.int64 for part in matches)
@@ -153,7 +139,7 @@ def test_predictions_that_are_not_finite(value):
     predictions = Predictions(torch.tensor([[LEFT, LEFT, RIGHT]]), torch.full((1, 3, 1), 0.5))
     predictions.boxes[0, 0] = value
     predictions.scores[0, 0] = math.nan
-    targets = targets_of([[(LEFT, 0), (RIGHT, 0)]])
+    targets = padded_targets([[(LEFT, 0), (RIGHT, 0)]])
     assert pairs_of(match_queries(predictions, targets)) == [(0, 1, 0), (0, 2, 1)]
     predictions.boxes[:] = value
     assert len(match_queries(predictions, targets).query) == 2
@@ -161,7 +147,7 @@ def test_predictions_that_are_not_finite(value):
 
 def test_matching_has_no_gradient():
     boxes = random_boxes(1, 3).requires_grad_()
-    matches = match_queries(Predictions(boxes, torch.rand(1, 3, 1)), targets_of([[(LEFT, 0)]]))
+    matches = match_queries(Predictions(boxes, torch.rand(1, 3, 1)), padded_targets([[(LEFT, 0)]]))
     assert not any(part.requires_grad for part in matches)
 
 
@@ -176,7 +162,7 @@ def test_terms_by_hand():
         "class_logits": torch.tensor([[[math.log(3), 0.0], [math.log(3), 0.0]]]),
         "box_logits": box_logits_of(boxes),
     }
-    targets = targets_of([[((0.25, 0.0, 0.75, 0.5), 0)]])
+    targets = padded_targets([[((0.25, 0.0, 0.75, 0.5), 0)]])
     terms = QueryCriterion(PLAIN, 1)(preds, targets)
     expected = {"cls": -math.log(0.75) - 0.1 * math.log(0.25), "l1": 0.25, "iou": 2 / 3}
     assert {name: value.item() for name, value in terms.items()} == pytest.approx(expected, abs=1e-5)
@@ -225,7 +211,7 @@ def test_keys_and_dtype_are_always_the_same(counts):
 def test_a_batch_without_truths_teaches_background_alone(images):
     torch.manual_seed(5)
     preds = random_preds(len(images))
-    terms = QueryCriterion(PLAIN, 2)(preds, targets_of(images))
+    terms = QueryCriterion(PLAIN, 2)(preds, padded_targets(images))
     assert terms["l1"].item() == terms["iou"].item() == 0
     assert terms["cls"] > 0
     for value in terms.values():
@@ -257,7 +243,7 @@ def test_a_prediction_of_nan_gives_a_loss_of_nan_and_no_error():
     ],
 )
 def test_in_ignored_place(box, expected):
-    targets = targets_of([[(RIGHT, 0), (LEFT, IGNORED)], [(LEFT, 0), (LEFT, PADDING)]])
+    targets = padded_targets([[(RIGHT, 0), (LEFT, IGNORED)], [(LEFT, 0), (LEFT, PADDING)]])
     result = in_ignored_place(torch.tensor([[box], [box]]), targets)
     assert result.tolist() == [[expected], [False]]
 
@@ -267,14 +253,14 @@ def test_a_query_in_an_ignored_place_is_not_taught_as_background():
         "class_logits": torch.randn(1, 3, 2, requires_grad=True),
         "box_logits": box_logits_of([[LEFT] * 2 + [RIGHT]]),
     }
-    terms = QueryCriterion(PLAIN, 1)(preds, targets_of([[(LEFT, IGNORED)]]))
+    terms = QueryCriterion(PLAIN, 1)(preds, padded_targets([[(LEFT, IGNORED)]]))
     terms["cls"].backward()
     assert preds["class_logits"].grad.abs().sum(-1).gt(0).tolist() == [[False, False, True]]
 
 
 def test_a_query_in_an_ignored_place_may_learn_a_truth_that_is_there_too():
     preds = {"class_logits": torch.randn(1, 2, 2, requires_grad=True), "box_logits": box_logits_of([[LEFT, RIGHT]])}
-    QueryCriterion(PLAIN, 1)(preds, targets_of([[(LEFT, IGNORED), (LEFT, 0)]]))["cls"].backward()
+    QueryCriterion(PLAIN, 1)(preds, padded_targets([[(LEFT, IGNORED), (LEFT, 0)]]))["cls"].backward()
     gradient = preds["class_logits"].grad[0, :, -1]
     assert gradient[0] > 0  # away from background
     assert gradient[1] < 0
@@ -295,7 +281,7 @@ def test_parts_add_up_to_the_whole(counts, size):
     total = dict.fromkeys(whole, 0.0)
     for start in range(0, 6, size):
         rows = slice(start, start + size)
-        part = part_of(targets, rows)
+        part = targets.rows(rows)
         share = criterion.normaliser(part) / criterion.normaliser(targets)
         terms = criterion({name: value[rows] for name, value in preds.items()}, part)
         for name, value in terms.items():
@@ -332,7 +318,7 @@ def test_two_pictures_are_learned_by_heart():
     images = torch.zeros(2, 3, 8, 8)
     images[0, :, :, :4] = 1.0
     images[1, :, 4:, :] = 1.0
-    targets = targets_of([[((0.0, 0.0, 0.5, 1.0), 0)], [((0.0, 0.5, 1.0, 1.0), 0)]])
+    targets = padded_targets([[((0.0, 0.0, 0.5, 1.0), 0)], [((0.0, 0.5, 1.0, 1.0), 0)]])
     losses = []
     for _ in range(150):
         loss = sum(criterion(model(images), targets).values())

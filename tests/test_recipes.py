@@ -188,7 +188,7 @@ def cut(yolo_folder, tmp_path):
     """Flags that make a recipe small, typed after its own; the default augmentation file is where it expects it."""
     yolo_folder()
     (tmp_path / "uhd").symlink_to(ROOT / "uhd")
-    return "--image-dir data --cnn-width 4 --epochs 1 --batch-size 4 --num-workers 0".split()  # noqa: SIM905
+    return ["--image-dir", "data", "--cnn-width", "4", "--epochs", "1", "--batch-size", "4", "--num-workers", "0"]
 
 
 def test_recipe_without_cuda_asks_for_the_cpu(run_train, cut, monkeypatch, tmp_path):
@@ -237,7 +237,7 @@ def few(yolo_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "write_reports", lambda *args, **kwargs: None)
     yolo_folder(LABELS[:3])
     (tmp_path / "uhd").symlink_to(ROOT / "uhd")
-    return "--image-dir data --epochs 1 --num-workers 0 --device cpu".split()  # noqa: SIM905
+    return ["--image-dir", "data", "--epochs", "1", "--num-workers", "0", "--device", "cpu"]
 
 
 def last_weights(run_dir, epoch):

@@ -86,6 +86,20 @@ def test_finds_what_torch_finds(files, checkpoint, form):
         assert (found.boxes.dtype, found.scores.dtype, found.labels.dtype) == (np.float32, np.float32, np.int64)
 
 
+@pytest.mark.parametrize("form", ["merged", "raw"])
+@pytest.mark.parametrize("name", ["cnn, three classes", "cnn, anchors, quality", "transformer, three classes"])
+def test_finds_what_torch_finds_with_other_networks(tmp_path, name, form):
+    checkpoint = write_checkpoint(tmp_path, variant_config(name))
+    detector = Detector(write_onnx(tmp_path / "m.onnx", checkpoint, topk=30, **FORMS[form]), LOW)
+    export = prepared(checkpoint, topk=30)
+    count = 0
+    for image in photos():
+        found = detector(image)
+        assert_found(found, *expected_in(image, export, 0.05, 30), side=max(image.shape))
+        count += len(found)
+    assert count > 6
+
+
 @pytest.mark.parametrize("mode", ["opencv_inter_linear", "opencv_inter_nearest", "torch_bilinear", "torch_nearest"])
 def test_resizes_as_the_file_says(tmp_path, mode):
     checkpoint = write_checkpoint(tmp_path, make_config(img_size=SIZE))

@@ -33,14 +33,30 @@ def finite(tensors):
 # --- learning -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("assigner", ASSIGNERS)
-def test_one_batch_is_overfitted(tmp_path, assigner):
+OVERFITTED = {
+    **{f"ultratinyod, {name}": {"assign": {"anchor_assigner": name}} for name in ASSIGNERS},
+    "cnn, CenterNet": {"arch": "cnn", "model": {"output_stride": 8, "cnn_width": 16}},
+    "cnn, anchors": {
+        "arch": "cnn",
+        "model": {"output_stride": 8, "cnn_width": 16, "use_anchor": True, "use_improved_head": True},
+    },
+    "transformer": {
+        "arch": "transformer",
+        "img_size": (32, 32),
+        "model": {"d_model": 32, "heads": 2, "layers": 1, "dim_feedforward": 64},
+        "optim": {"lr": 0.006, "epochs": 300},
+    },
+}
+
+
+@pytest.mark.parametrize("name", OVERFITTED)
+def test_one_batch_is_overfitted(tmp_path, name):
+    row = OVERFITTED[name]
     folder = draw_people(tmp_path, 8, side=64, seed=3)
+    optim = {"batch_size": 8, "lr": 0.02, "weight_decay": 0.0, "epochs": 180, "lr_schedule": "cosine"}
+    model = {} if row.get("arch") == "transformer" else {"cnn_width": 8, "use_batchnorm": True}
     cfg = make_config(
-        img_size=(64, 64),
-        model={"cnn_width": 8, "use_batchnorm": True},
-        assign={"anchor_assigner": assigner},
-        optim={"batch_size": 8, "lr": 0.02, "weight_decay": 0.0, "epochs": 180, "lr_schedule": "cosine"},
+        **{"img_size": (64, 64), **row, "model": model | row.get("model", {}), "optim": optim | row.get("optim", {})}
     )
     task, state = start(cfg)
     loader = loader_of(folder, cfg)

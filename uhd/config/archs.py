@@ -13,7 +13,7 @@ from uhd.config.options import Head, flag_of, option
 from uhd.config.values import parse_counts
 
 Attention = Literal["none", "se", "ese"]
-MAX_TOKENS_WIDTH = 4096
+MAX_COUNT = 4096
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,9 @@ class CNNConfig(AnchorModelConfig):
                     f"{flag_of(name)} and --backbone {self.backbone}: the flag changes the built-in backbone only"
                 )
         if self.output_stride not in (None, self.default_stride):
-            asked = f"--backbone-out-stride {self.default_stride}" if self.backbone_out_stride else "8"
             raise ValueError(
-                f"--output-stride {self.output_stride} and --backbone {self.backbone}: its stride is {asked}; "
-                "set it by --backbone-out-stride"
+                f"--output-stride {self.output_stride} and --backbone {self.backbone}: its stride is "
+                f"{self.default_stride}; set it by --backbone-out-stride"
             )
 
     def _check_resnet(self) -> None:
@@ -199,8 +198,8 @@ class TransformerConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         for name in ("num_queries", "d_model", "heads", "layers", "dim_feedforward"):
-            if not 1 <= getattr(self, name) <= MAX_TOKENS_WIDTH:
-                raise ValueError(f"{flag_of(name)} {getattr(self, name)}: expected 1 to {MAX_TOKENS_WIDTH}")
+            if not 1 <= getattr(self, name) <= MAX_COUNT:
+                raise ValueError(f"{flag_of(name)} {getattr(self, name)}: expected 1 to {MAX_COUNT}")
         if self.d_model % 4:
             raise ValueError(f"--d-model {self.d_model}: expected a multiple of 4 (sine and cosine of x and y)")
         if self.d_model % self.heads:

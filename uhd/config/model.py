@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -15,7 +16,7 @@ MAX_WIDTH = 4096
 
 
 @dataclass(frozen=True)
-class ModelConfig(Section):
+class ModelConfig(Section, ABC):
     """What every architecture has; a subclass a name in `MODEL_CONFIGS`."""
 
     scope: ClassVar[Scope] = "weights"
@@ -35,9 +36,9 @@ class ModelConfig(Section):
     num_classes: int = derived(1)
 
     @property
+    @abstractmethod
     def head(self) -> Head:
         """What the raw maps are: it decides on the criterion, and on the flags that have an effect."""
-        raise NotImplementedError
 
     @property
     def stride(self) -> int:

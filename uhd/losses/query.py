@@ -36,8 +36,9 @@ class QueryCriterion(SeparableCriterion):
 
         preds holds class_logits [B,Q,C+1], the background last, and box_logits [B,Q,4].
         """
-        with torch.autocast(preds["box_logits"].device.type, enabled=False):
-            return self._terms(preds["class_logits"].float(), preds["box_logits"].float(), targets)
+        class_logits, box_logits = (preds[name] for name in codec.QUERY_NAMES)
+        with torch.autocast(box_logits.device.type, enabled=False):
+            return self._terms(class_logits.float(), box_logits.float(), targets)
 
     def normaliser(self, targets: Targets) -> Tensor:
         """Number of real truths, at least 1: what the sums over the batch are divided by."""

@@ -72,7 +72,7 @@ class Attention(nn.Module):
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    if torch.onnx.is_in_onnx_export() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # torch has no types for it
         # Written out: the exporter that follows a trace has no such operator below opset 14.
         scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
         return scores.softmax(dim=3) @ value  # type: ignore[no-any-return]
@@ -87,8 +87,8 @@ def _feed_forward(cfg: TransformerConfig) -> nn.Sequential:
     )
 
 
-class EncoderLayer(nn.Module):
-    """Tokens read each other, then a feed-forward block; each block is added and normalised (post-norm).
+class _Layer(nn.Module):
+    """What both kinds of layers have: self-attention and a feed-forward block, each added and normalised (post-norm).
 
     Dropout is on the blocks' outputs only: with dropout of the attention weights, torch's CPU attention
     leaves its fast kernel and writes all of them out.
@@ -102,13 +102,24 @@ class EncoderLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(cfg.d_model)
         self.dropout = nn.Dropout(cfg.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B,N,d] to the same shape."""
-        x = self.attention_norm(x + self.dropout(self.attention(x)))
+    def read_each_other(self, x: Tensor) -> Tensor:
+        """The tokens after self-attention."""
+        return self.attention_norm(x + self.dropout(self.attention(x)))  # type: ignore[no-any-return]
+
+    def transform(self, x: Tensor) -> Tensor:
+        """The tokens after the feed-forward block."""
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))  # type: ignore[no-any-return]
 
 
-class DecoderLayer(EncoderLayer):
+class EncoderLayer(_Layer):
+    """Tokens read each other, then a feed-forward block."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,N,d] to the same shape."""
+        return self.transform(self.read_each_other(x))
+
+
+class DecoderLayer(_Layer):
     """The same, and between the two the queries read from the encoder's tokens."""
 
     def __init__(self, cfg: TransformerConfig) -> None:
@@ -116,8 +127,8 @@ class DecoderLayer(EncoderLayer):
         self.cross_attention = Attention(cfg.d_model, cfg.heads)
         self.cross_norm = nn.LayerNorm(cfg.d_model)
 
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         """Queries [B,Q,d] and tokens [B,N,d] to queries [B,Q,d]."""
-        x = self.attention_norm(x + self.dropout(self.attention(x)))
+        x = self.read_each_other(x)
         x = self.cross_norm(x + self.dropout(self.cross_attention(x, memory)))
-        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))  # type: ignore[no-any-return]
+        return self.transform(x)

@@ -74,7 +74,7 @@ class ShuffleUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,F,h,w] to the same shape; F is even."""
-        passed, convolved = x.split(self.halves, dim=1)  # type: ignore[no-untyped-call]
+        passed, convolved = torch.split(x, self.halves, dim=1)
         return self.shuffle(torch.cat([passed, self.blocks(convolved)], dim=1))  # type: ignore[no-any-return]
 
 
@@ -178,8 +178,3 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The feature map."""
         return self.attention(self.down(self.trunk(images)))  # type: ignore[no-any-return]
-
-
-def build_backbone(cfg: CNNConfig, style: Style) -> Backbone:
-    """The backbone that the config names; there must be one."""
-    return Backbone(cfg, style)

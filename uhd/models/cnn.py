@@ -6,25 +6,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uhd.config import CNNConfig
-from uhd.models.backbones import Backbone, build_backbone
+from uhd.models.backbones import Backbone
 from uhd.models.base import Detector, Preds
 from uhd.models.heads import AnchorDetector, CenterDetector, start_unlikely
-from uhd.models.layers import ACTIVATIONS, ConvBNAct, Style, channel_attention, norm
+from uhd.models.layers import ConvBNAct, DWPoint, Style, channel_attention
 
 STRIDES = {4: (2, 1, 1), 8: (2, 2, 1), 16: (2, 2, 2)}
 """Strides of the three stages by the output stride; the stem halves before them."""
-
-
-class Stage(nn.Sequential):
-    """Depthwise 3x3 and pointwise 1x1 with one BN and one activation after both."""
-
-    def __init__(self, in_channels: int, out_channels: int, style: Style, stride: int) -> None:
-        super().__init__(
-            nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels, bias=False),
-            nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            *norm(out_channels, style),
-            ACTIVATIONS[style.activation](),
-        )
 
 
 class BuiltInBackbone(nn.Module):
@@ -36,9 +24,9 @@ class BuiltInBackbone(nn.Module):
         self.out_channels = max(1, round(width * cfg.last_width_scale))
         first, second, third = STRIDES[cfg.stride]
         self.stem = ConvBNAct(3, width, 3, style, stride=2)
-        self.stage1 = Stage(width, width, style, first)
-        self.stage2 = Stage(width, width, style, second)
-        self.stage3 = Stage(width, self.out_channels, style, third)
+        self.stage1 = DWPoint(width, width, style, stride=first)
+        self.stage2 = DWPoint(width, width, style, stride=second)
+        self.stage3 = DWPoint(width, self.out_channels, style, stride=third)
         self.attention = channel_attention(cfg.last_se, self.out_channels)
         self.pooling = (second * third, third) if cfg.use_skip else ()
         self.skips = nn.ModuleList(
@@ -58,7 +46,7 @@ class BuiltInBackbone(nn.Module):
 
 def _backbone(cfg: CNNConfig) -> BuiltInBackbone | Backbone:
     style = Style(cfg.activation, cfg.use_batchnorm)
-    return BuiltInBackbone(cfg, style) if cfg.backbone == "none" else build_backbone(cfg, style)
+    return BuiltInBackbone(cfg, style) if cfg.backbone == "none" else Backbone(cfg, style)
 
 
 class AnchorCNN(AnchorDetector):

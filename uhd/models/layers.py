@@ -62,6 +62,18 @@ class DWSep(nn.Sequential):
         )
 
 
+class DWPoint(nn.Sequential):
+    """Depthwise 3x3 and pointwise 1x1 with one BN and one activation after both."""
+
+    def __init__(self, in_channels: int, out_channels: int, style: Style, *, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels, bias=False),
+            nn.Conv2d(in_channels, out_channels, 1, bias=False),
+            *norm(out_channels, style),
+            ACTIVATIONS[style.activation](),
+        )
+
+
 class SPPFMin(nn.Module):
     """Half-width 1x1, its 5x5 max-pool beside it, 1x1 to the output width."""
 

@@ -12,26 +12,18 @@ from uhd import codec
 from uhd.config import TransformerConfig
 from uhd.models.attention import DecoderLayer, EncoderLayer, positions
 from uhd.models.base import Preds, SplitDetector
-from uhd.models.layers import ACTIVATIONS, Style, norm
+from uhd.models.layers import DWPoint, Style
 
 PRIOR_PROBABILITY = 0.1
 """What the classes predict together at first: about the share of queries that have somebody to find."""
 
 
 class Pyramid(nn.Module):
-    """[B,d,h,w] to further levels of strides 1, 2 and 4: depthwise 3x3, 1x1, one BN, activation each."""
+    """[B,d,h,w] to further levels of strides 1, 2 and 4, each made from the one before it."""
 
     def __init__(self, channels: int, style: Style) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
-                nn.Conv2d(channels, channels, 1, bias=False),
-                *norm(channels, style),
-                ACTIVATIONS[style.activation](),
-            )
-            for stride in (1, 2, 2)
-        )
+        self.blocks = nn.ModuleList(DWPoint(channels, channels, style, stride=stride) for stride in (1, 2, 2))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Each block's output, made from that of the block before it."""
@@ -46,8 +38,7 @@ class Transformer(SplitDetector):
     """Raw maps: class logits [B,Q,C+1], the background last, and box logits [B,Q,4], whose sigmoid is cx cy w h."""
 
     tag = "tf"
-    raw_names = ("class_logits", "box_logits")
-    stride = 1
+    raw_names = codec.QUERY_NAMES
     uses_nms = False
     part = 8
     cfg: TransformerConfig
@@ -89,16 +80,14 @@ class Transformer(SplitDetector):
         for layer in self.decoder_layers:
             queries = layer(queries, tokens)
         last = tokens[:, tokens.shape[1] - grid[0] * grid[1] :]
-        return {
-            "class_logits": self.class_head(queries),
-            "box_logits": self.box_head(queries),
-            "features": last.transpose(1, 2).reshape(last.shape[0], last.shape[2], grid[0], grid[1]),
-        }
+        features = last.transpose(1, 2).reshape(last.shape[0], last.shape[2], grid[0], grid[1])
+        maps = (self.class_head(queries), self.box_head(queries))
+        return {**dict(zip(self.raw_names, maps, strict=True)), "features": features}
 
     def candidates(self, preds: Preds) -> tuple[Tensor, Tensor]:
         """Every query: boxes [B,Q,4] and scores [B,Q,C]."""
-        boxes = codec.decode_query_boxes(preds["box_logits"].float())
-        return boxes, codec.query_scores(preds["class_logits"].float())
+        class_logits, box_logits = (preds[name].float() for name in self.raw_names)
+        return codec.decode_query_boxes(box_logits), codec.query_scores(class_logits)
 
     def decoding(self) -> dict[str, Any]:
         """`uhd.export.decode_np.QueryDecoder` needs nothing beside the maps."""
