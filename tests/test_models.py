@@ -358,18 +358,7 @@ def test_an_iou_aware_head_is_not_scored_by_objectness(iou_aware, quality_power)
 
 @pytest.mark.parametrize(
     "cfg",
-    [
-        CNNConfig(),
-        TransformerConfig(),
-        UltraTinyODConfig(
-            cnn_width=32,
-            num_anchors=8,
-            use_improved_head=True,
-            use_iou_aware_head=True,
-            utod_residual=True,
-            utod_head_ese=True,
-        ),
-    ],
+    [CNNConfig(use_batchnorm=True), TransformerConfig(), config(32, 8, **FULL)],
     ids=["cnn", "transformer", "ultratinyod"],
 )
 def test_help_text_counts_parameters_right(cfg):
