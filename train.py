@@ -32,6 +32,7 @@ from uhd.inspection import inspect_data
 from uhd.logger import RunLog, finite_or_none, log_to_console, make_folder, open_run_dir
 from uhd.models import build_model, count_macs, count_parameters
 from uhd.optim import TrainState
+from uhd.preview import preview_augmentation
 from uhd.program import exit_code_of
 from uhd.reports import write_reports
 from uhd.resolve import resolve
@@ -53,6 +54,9 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
     train_set, val_set = build_data(cfg)
     if cfg.run.inspect:
         inspect(cfg, train_set, val_set)
+        return
+    if cfg.run.preview_aug:
+        preview(cfg, train_set)
         return
     if not cfg.run.val_only:
         cfg = resolve(cfg, train_set)
@@ -171,13 +175,27 @@ def build_data(cfg: Config) -> tuple[DetectionDataset, DetectionDataset]:
     assert cfg.labels.classes is not None
     augments = cfg.data.aug and not cfg.run.val_only
     transform = load_pipeline(cfg.data.aug_config, cfg.labels.classes) if augments else None
-    return build_datasets(cfg.input, cfg.labels, cfg.data, transform, need_train=not cfg.run.val_only)
+    if cfg.run.preview_aug and not (transform and transform.ops):
+        raise ValueError(f"--preview-aug: --aug-config {cfg.data.aug_config} turns nothing on")
+    train_set, val_set = build_datasets(cfg.input, cfg.labels, cfg.data, transform, need_train=not cfg.run.val_only)
+    if cfg.data.close_mosaic:
+        train_set.close_mixing(cfg.optim.epochs - cfg.data.close_mosaic)
+    return train_set, val_set
 
 
 def inspect(cfg: Config, train_set: DetectionDataset, val_set: DetectionDataset) -> None:
     """Prints what the data hold and writes the pictures."""
     folder = make_folder(Path(cfg.run.run_dir) / "inspect", "--ckpt-out")
     log.info("%s", inspect_data(train_set, val_set, cfg, folder))
+
+
+def preview(cfg: Config, train_set: DetectionDataset) -> None:
+    """Writes the sheets that show what augmentation does."""
+    assert cfg.run.preview_aug is not None
+    folder = make_folder(Path(cfg.run.run_dir) / "preview", "--ckpt-out" if cfg.run.ckpt_out else "--exp-name")
+    for path in preview_augmentation(train_set, cfg.run.preview_aug, folder):
+        log.info("wrote %s", path)
+    log.info("green: learned, orange: not learned")
 
 
 def describe_model(task: DetectionTask, cfg: Config) -> None:

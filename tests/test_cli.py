@@ -29,7 +29,7 @@ FLAGS = words("""
 --num-queries --d-model --heads --layers --dim-feedforward --use-fpn --dropout
 --auto-anchors
 --image-dir --train-list --val-list --train-split --val-split --val-count --seed --skip-bad-labels --demo-data
---aug-config --aug --num-workers --cache --cache-dir
+--aug-config --aug --cache-px --close-mosaic --num-workers --cache --cache-dir
 --iou-loss --anchor-cls-loss --cls-loss-type
 --loss-weight-box --loss-weight-obj --loss-weight-cls --loss-weight-quality
 --loss-weight-hm --loss-weight-off --loss-weight-wh --loss-weight-l1 --loss-weight-iou
@@ -38,7 +38,8 @@ FLAGS = words("""
 --grad-clip-norm --use-amp --use-ema --ema-decay
 --conf-thresh --topk --nms-iou --pre-nms-topk
 --eval-interval --map-conf-thresh --coco-eval --coco-per-class
---exp-name --ckpt-out --log-dir --device --resume --ckpt --ckpt-non-strict --val-only --inspect --log-interval
+--exp-name --ckpt-out --log-dir --device --resume --ckpt --ckpt-non-strict --val-only --inspect --preview-aug
+--log-interval
 """)
 
 SWITCHES = words("""

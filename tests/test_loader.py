@@ -177,10 +177,16 @@ def test_training_and_validation_never_share_a_picture(folder):
 # --- batches ------------------------------------------------------------------------------------
 
 
-class Jitter:
+class Transform:
+    """Stands for a pipeline that gains nothing by larger pictures."""
+
+    needs_detail = False
+
+
+class Jitter(Transform):
     """Adds noise, shifts boxes, doubles some truths and takes some away."""
 
-    def __call__(self, sample, rng):
+    def __call__(self, sample, rng, draw):
         noise = rng.integers(0, 5, sample.image.shape, dtype=np.uint8)
         copies = int(rng.integers(1, 3))
         labels = np.repeat(np.where(rng.random(len(sample.labels)) < 0.3, IGNORED, sample.labels), copies)
@@ -236,7 +242,7 @@ def test_augmented_truths_reach_the_batch_and_the_set_stays_as_it_is(folder):
     keys = [(7, 3), (7, 0), (7, 2)]
     images, targets = dataset.__getitems__(keys)
     for row, (epoch, index) in enumerate(keys):
-        expected = Jitter()(dataset[index], np.random.default_rng([dataset.seed, epoch, index]))
+        expected = Jitter()(dataset[index], np.random.default_rng([dataset.seed, epoch, index]), None)
         assert np.array_equal(images[row], expected.image)
         real = targets.labels[row] != PADDING
         assert targets.labels[row][real].tolist() == expected.labels.tolist()
@@ -340,16 +346,16 @@ def test_global_random_numbers_are_not_used(folder, workers):
     assert np.array_equal(np.random.get_state()[1], states[1])
 
 
-class Fatal:
+class Fatal(Transform):
     """Ends the worker process as the system does when memory runs out."""
 
-    def __call__(self, sample, rng):
+    def __call__(self, sample, rng, draw):
         os.kill(os.getpid(), signal.SIGKILL)
         return sample
 
 
-class Broken:
-    def __call__(self, sample, rng):
+class Broken(Transform):
+    def __call__(self, sample, rng, draw):
         raise ZeroDivisionError("broken augmentation")
 
 
@@ -363,10 +369,10 @@ def test_trouble_in_a_worker_is_an_error_here(folder, transform, error, message)
         epoch_of(loader, 1)
 
 
-class Report:
+class Report(Transform):
     """Writes what the worker process is like into the picture."""
 
-    def __call__(self, sample, rng):
+    def __call__(self, sample, rng, draw):
         image = np.zeros_like(sample.image)
         ignores = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         image[0, 0] = (ignores, os.nice(0), torch.get_num_threads())

@@ -33,6 +33,7 @@ LAYERS: dict[str, int] = {
     "uhd.ema": 4,
     "uhd.engine": 4,
     "uhd.inspection": 4,
+    "uhd.preview": 4,
     "uhd.logger": 4,
     "uhd.optim": 4,
     "uhd.program": 4,
@@ -59,7 +60,7 @@ LEAVES = {"uhd.anchors", "uhd.augment", "uhd.boxes", "uhd.codec", "uhd.dist"}
 """Layer 1, whose modules know layer 0 only."""
 
 ONLY_IN = {
-    "albumentations": {"uhd.augment.photometric"},
+    "albumentations": {"uhd.augment.photometric.base"},
     "argparse": {"uhd.cli"},
     "pycocotools": {"uhd.eval.coco"},
     "onnx": {f"uhd.export.{name}" for name in ("build", "graph", "info", "onnx_file", "quantize", "suppression")}

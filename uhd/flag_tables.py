@@ -1,4 +1,4 @@
-"""The flag tables of the README, made from the config: `uv run python -m uhd.flag_tables` writes them in place."""
+"""The README's tables of flags and ops, made from the code: `uv run python -m uhd.flag_tables` writes them in place."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from uhd.augment import OPS
+from uhd.augment.pipeline import checks
 from uhd.cli import described_choices, flag_fields, own_flags, plain_default, value_type
 from uhd.config import DEMO_PRESET, DemoConfig, ExportConfig, Section, flag_of
 
@@ -30,6 +32,8 @@ def flag_tables() -> str:
         "checkpoint says.",
         "### demo_uhd.py",
         _tables((DemoConfig, f) for f in own_flags(DemoConfig)),
+        "### The augmentation file",
+        _ops(),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -66,6 +70,26 @@ def _demo_preset() -> str:
         if name != "image_dir"
     )
     return f"`--demo-data` sets, where it is not typed: {', '.join(f'`{flag}`' for flag in flags)}."
+
+
+def _ops() -> str:
+    """The ops of the augmentation file, with their parameters and defaults."""
+    lines = ["| Op | What it does | Parameters beside `prob` |", "| --- | --- | --- |"]
+    for name, op_type in OPS.items():
+        summary = (op_type.__doc__ or "").partition("\n")[0]
+        params = {f.name: f.default for f in dataclasses.fields(op_type) if f.name in checks(op_type)}
+        prob = params.pop("prob")
+        listed = [f"`{param}` {_in_yaml(value)}" for param, value in params.items()]
+        listed += [f"(`prob` {prob:g} where it is not given)"] if prob else []
+        lines.append(f"| `{name}` | {summary} | {', '.join(listed)} |")
+    return "\n".join(lines)
+
+
+def _in_yaml(value: object) -> str:
+    """A parameter's value as it would stand in the file."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_in_yaml, value))}]" if value else "{}"
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
 def with_tables(text: str) -> str:

@@ -123,7 +123,7 @@ def _tiles(name: str, dataset: DetectionDataset, cfg: Config) -> Iterator[tuple[
 
 def _as_trained(dataset: DetectionDataset, index: int) -> Sample:
     """The sample as the first epoch sees it."""
-    images, targets = dataset.__getitems__([(1, index)])
+    images, targets = dataset.__getitems__([(0, index)])
     real = targets.labels[0] != PADDING
     return Sample(images[0].numpy(), targets.boxes[0][real].numpy(), targets.labels[0][real].numpy())
 

@@ -49,6 +49,12 @@ def _check_contradictions(typed: Typed) -> None:
         raise ValueError("--val-only: needs the checkpoint to validate, by --ckpt or --resume")
     if typed.get("val_only") and typed.get("inspect"):
         raise ValueError("--val-only and --inspect: validate or inspect, not both")
+    if typed.get("preview_aug") is not None:
+        for name in ("val_only", "inspect"):
+            if typed.get(name):
+                raise ValueError(f"--preview-aug and {flag_of(name)}: one or the other")
+        if typed.get("aug") is False:
+            raise ValueError("--preview-aug and --no-aug: without augmentation there is nothing to show")
     if typed.get("ckpt_non_strict") and not typed.get("ckpt"):
         raise ValueError("--ckpt-non-strict: needs --ckpt")
     if "demo_data" in typed:

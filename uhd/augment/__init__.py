@@ -11,44 +11,56 @@ from typing import Any
 
 import yaml
 
-from uhd.augment.geometric import HorizontalFlip, RemoveOutliers
-from uhd.augment.photometric import CLAHE, RandomHSV, RandomPhotometricDistort
+from uhd.augment.geometric import (
+    HorizontalFlip,
+    RandomCrop,
+    RandomResizedCrop,
+    RandomScale,
+    RemoveOutliers,
+    Rotate,
+    Translation,
+    VerticalFlip,
+)
+from uhd.augment.multi_image import CopyPaste, MixUp, Mosaic
+from uhd.augment.photometric import (
+    CLAHE,
+    Blur,
+    GaussianBlur,
+    GaussNoise,
+    ImageCompression,
+    ISONoise,
+    MedianBlur,
+    MotionBlur,
+    RandomBrightness,
+    RandomContrast,
+    RandomFog,
+    RandomHSV,
+    RandomPhotometricDistort,
+    RandomRain,
+    RandomSaturation,
+    RandomSunFlare,
+    ToGray,
+)
 from uhd.augment.pipeline import Op, Pipeline, checks
 from uhd.augment.sample import Sample
 
-__all__ = ["Pipeline", "RemoveOutliers", "Sample", "load_pipeline"]
+__all__ = ["OPS", "Op", "Pipeline", "RemoveOutliers", "Sample", "load_pipeline"]
 
 _LOG = logging.getLogger("uhd")
 
-_OP_TYPES: tuple[type[Op], ...] = (CLAHE, HorizontalFlip, RandomHSV, RandomPhotometricDistort, RemoveOutliers)
-_OPS: dict[str, type[Op]] = {op_type.__name__: op_type for op_type in _OP_TYPES}
-
-# Named by files made for earlier versions: no slip of the pen, so never skipped with a warning.
-_NOT_AVAILABLE = (
-    "Mosaic",
-    "MixUp",
-    "CopyPaste",
-    "VerticalFlip",
-    "Rotate",
-    "RandomScale",
-    "Translation",
-    "RandomCrop",
-    "RandomResizedCrop",
-    "RandomBrightness",
-    "RandomContrast",
-    "RandomSaturation",
-    "Blur",
-    "MedianBlur",
-    "MotionBlur",
-    "GaussianBlur",
-    "GaussNoise",
-    "ImageCompression",
-    "ISONoise",
-    "RandomRain",
-    "RandomFog",
-    "RandomSunFlare",
-    "ToGray",
+_MULTI_IMAGE: tuple[type[Op], ...] = (Mosaic, MixUp, CopyPaste)
+_GEOMETRIC: tuple[type[Op], ...] = (
+    *(HorizontalFlip, VerticalFlip, RandomScale, Translation, Rotate, RandomCrop, RandomResizedCrop),
+    RemoveOutliers,
 )
+_PHOTOMETRIC: tuple[type[Op], ...] = (
+    *(RandomBrightness, RandomContrast, RandomSaturation, RandomHSV, RandomPhotometricDistort, CLAHE, ToGray),
+    *(Blur, MedianBlur, MotionBlur, GaussianBlur, GaussNoise, ISONoise, ImageCompression),
+    *(RandomRain, RandomFog, RandomSunFlare),
+)
+
+OPS: dict[str, type[Op]] = {op_type.__name__: op_type for op_type in (*_MULTI_IMAGE, *_GEOMETRIC, *_PHOTOMETRIC)}
+"""Every op by its name in the YAML file."""
 
 
 def load_pipeline(path: str | Path, classes: Sequence[int]) -> Pipeline:
@@ -57,8 +69,8 @@ def load_pipeline(path: str | Path, classes: Sequence[int]) -> Pipeline:
     path: file whose `data_augment:` maps ops to parameters, in the order in which they run.
     classes: original id of each class index, for parameters that name classes.
 
-    An unknown op or parameter is skipped with a warning. A file that cannot be read, an op that is
-    not available or a value that does not fit is a ValueError that names --aug-config and the file.
+    An unknown op or parameter is skipped with a warning. A file that cannot be read or a value that
+    does not fit is a ValueError that names --aug-config and the file.
     """
     try:
         ops = [_build(name, value, path) for name, value in _read(path).items() if _is_known(name, path)]
@@ -103,17 +115,14 @@ def _check_repeated(node: yaml.Node | None) -> None:
 
 
 def _is_known(name: object, path: str | Path) -> bool:
-    if name in _NOT_AVAILABLE:
-        raise ValueError(f"{name} is not available yet; expected one of {', '.join(_OPS)}")
-    if name in _OPS:
+    if name in OPS:
         return True
-    nearest = _nearest(name, (*_OPS, *_NOT_AVAILABLE))
-    _LOG.warning("--aug-config %s: unknown op %s is skipped (nearest: %s)", path, name, nearest)
+    _LOG.warning("--aug-config %s: unknown op %s is skipped (nearest: %s)", path, name, _nearest(name, OPS))
     return False
 
 
 def _build(name: str, value: Any, path: str | Path) -> Op:
-    op_type = _OPS[name]
+    op_type = OPS[name]
     known = checks(op_type)
     given = value if isinstance(value, dict) else {op_type.bare: value}
     params: dict[str, Any] = {}

@@ -10,61 +10,29 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from uhd.augment.sample import Sample
+from uhd.augment.params import Check, number, param
+from uhd.augment.sample import Image, Sample
 
-Check = Callable[[Any], Any]
-"""Turns what YAML read into the parameter's value; a ValueError says what was expected."""
-
-
-def param(default: Any, check: Check) -> Any:
-    """A dataclass field that is also a parameter in the YAML file."""
-    return dataclasses.field(default=default, metadata={"check": check})
-
-
-def number(low: float, high: float) -> Check:
-    """Accepts an int or a float from low to high, both included."""
-
-    def check(value: Any) -> float:
-        # A bool is an int to Python, but `prob: yes` is a slip; nan fails the comparison.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ValueError(f"expected a number from {low:g} to {high:g}")
-        return float(value)
-
-    return check
-
-
-def whole_number_pair(low: int, high: int) -> Check:
-    """Accepts a list of two ints from low to high, both included."""
-
-    def check(value: Any) -> tuple[int, int]:
-        if not isinstance(value, list) or len(value) != 2 or not all(_is_int(v) and low <= v <= high for v in value):
-            raise ValueError(f"expected a list of two whole numbers from {low} to {high}")
-        return value[0], value[1]
-
-    return check
-
-
-def class_map(value: Any) -> tuple[tuple[int, int], ...]:
-    """Accepts a mapping of class ids to class ids; gives its pairs."""
-    if not isinstance(value, dict) or not all(_is_int(v) and v >= 0 for pair in value.items() for v in pair):
-        raise ValueError("expected a mapping of class ids to class ids, such as {1: 2, 2: 1}")
-    return tuple(value.items())
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+Draw = Callable[[], Sample]
+"""Gives a picture of the training set, drawn at random: as it is stored, not augmented, of the working size."""
 
 
 @dataclass(frozen=True)
 class Op(ABC):
-    """One augmentation. prob: the share of samples that it is applied to, 0..1."""
+    """One augmentation. prob: the share of samples that it is applied to, 0..1.
+
+    An op draws its strength by `rng.uniform` and everything else (places, coin flips, noise) by other methods of
+    the generator, so that a preview can show one strength after the other.
+    """
 
     bare: ClassVar[str] = "prob"
     """The parameter that a bare number in the YAML file sets."""
+    needs_detail: ClassVar[bool] = False
+    """Whether a picture larger than the network's input gives a better result: it may show a part of it enlarged."""
 
     prob: float = param(0.0, number(0, 1))
 
@@ -74,11 +42,25 @@ class Op(ABC):
 
     @abstractmethod
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """The augmented sample.
+        """The augmented sample, its picture of the same size.
 
         Neither the given sample nor its arrays are changed; the result may share them. Boxes stay
-        within 0..1 and rows stay in place: a truth that goes gets the label `uhd.types.IGNORED`.
+        within 0..1. A truth that is no longer to be learned, but of which something may be seen,
+        gets the label `uhd.types.IGNORED`; one of which nothing is left goes.
         """
+
+
+@dataclass(frozen=True)
+class MultiImageOp(Op):
+    """An op that shows parts of other pictures of the training set too."""
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The sample combined with itself, as in a set of one picture."""
+        return self.combine(sample, rng, lambda: sample)
+
+    @abstractmethod
+    def combine(self, sample: Sample, rng: np.random.Generator, draw: Draw) -> Sample:
+        """The sample combined with pictures from `draw`; what is said of `apply` holds."""
 
 
 def checks(op_type: type[Op]) -> dict[str, Check]:
@@ -91,17 +73,51 @@ class Pipeline:
 
     ops: those with a probability above 0; one that is off costs nothing and draws nothing, so that
     it leaves the other ops' random numbers as they are.
+    to_output: brings a picture of the working size to the network's. This is done after the last op
+    that gains by the larger picture: flips and colours come to the same on the smaller one, at a
+    fraction of the time. None keeps the size.
     """
 
-    def __init__(self, ops: Sequence[Op]) -> None:
+    def __init__(self, ops: Sequence[Op], to_output: Callable[[Image], Image] | None = None) -> None:
         self.ops = tuple(op for op in ops if op.prob > 0)
+        self.to_output = to_output
+        self._detailed = max((i for i, op in enumerate(self.ops, start=1) if op.needs_detail), default=0)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """The augmented sample; its image has the shape of the given one.
+    @property
+    def needs_detail(self) -> bool:
+        """Whether any op gains by pictures larger than the network's input."""
+        return self._detailed > 0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether any op shows more than one picture."""
+        return any(isinstance(op, MultiImageOp) for op in self.ops)
+
+    def without_mixing(self) -> Pipeline:
+        """The same pipeline less the ops that show more than one picture."""
+        return Pipeline([op for op in self.ops if not isinstance(op, MultiImageOp)], self.to_output)
+
+    def with_output(self, to_output: Callable[[Image], Image]) -> Pipeline:
+        """The same ops with this last resize."""
+        return Pipeline(self.ops, to_output)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, draw: Draw | None = None) -> Sample:
+        """The augmented sample; without `draw` it is the only picture that there is.
 
         The given sample and its arrays are never changed; the result may share them.
         """
-        for op in self.ops:
-            if rng.random() < op.prob:
-                sample = op.apply(sample, rng)
-        return sample
+        others = draw or (lambda: sample)
+        detailed = _run(self.ops[: self._detailed], sample, rng, others)
+        return _run(self.ops[self._detailed :], self._resized(detailed), rng, lambda: self._resized(others()))
+
+    def _resized(self, sample: Sample) -> Sample:
+        if self.to_output is None:
+            return sample
+        return Sample(self.to_output(sample.image), sample.boxes, sample.labels)
+
+
+def _run(ops: Sequence[Op], sample: Sample, rng: np.random.Generator, draw: Draw) -> Sample:
+    for op in ops:
+        if rng.random() < op.prob:
+            sample = op.combine(sample, rng, draw) if isinstance(op, MultiImageOp) else op.apply(sample, rng)
+    return sample

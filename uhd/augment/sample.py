@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+_REFERENCE_SIDE = 640
 
 
 @dataclass
@@ -17,6 +22,11 @@ class Sample:
     truth that an augmentation took away.
     """
 
-    image: NDArray[np.uint8]
+    image: Image
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
+
+
+def length_scale(image: Image) -> float:
+    """Pixels of this image [H,W,3] for each pixel of a 640x640 picture, in which lengths are given."""
+    return math.sqrt(image.shape[0] * image.shape[1]) / _REFERENCE_SIDE

@@ -11,6 +11,8 @@ from typing import ClassVar, Literal
 from uhd.config.options import Scope, Section, derived, flag_of, option
 from uhd.config.values import parse_optional_path
 
+MAX_CACHE_PX = 2048
+
 
 @dataclass(frozen=True)
 class AutoAnchorsConfig(Section):
@@ -62,6 +64,15 @@ class DataConfig(Section):
     )
     aug_config: str = option("uhd/aug.yaml", "YAML file of augmentations, applied in file order.", metavar="FILE")
     aug: bool = option(True, "Augment training pictures.")
+    cache_px: int = option(
+        128,
+        "Side of the square that training pictures are kept at while they are augmented, so that a zoom or a crop "
+        "shows real detail; without effect where no augmentation gains by it, or at or below the input size.",
+        metavar="PX",
+    )
+    close_mosaic: int = option(
+        0, "Leave out Mosaic, MixUp and CopyPaste in the last N epochs; 0 is never.", metavar="N"
+    )
     num_workers: int | None = option(
         None,
         "Processes that load and augment; 0 is none beside the main one. Default: the cores, at most 8.",
@@ -89,6 +100,10 @@ class DataConfig(Section):
             raise ValueError(f"--seed {self.seed}: expected at least 0 and below 2^63")
         if self.demo_data is not None and self.demo_data < 10:
             raise ValueError(f"--demo-data {self.demo_data}: expected at least 10 scenes")
+        if not 1 <= self.cache_px <= MAX_CACHE_PX:
+            raise ValueError(f"--cache-px {self.cache_px}: expected 1 to {MAX_CACHE_PX}")
+        if self.close_mosaic < 0:
+            raise ValueError(f"--close-mosaic {self.close_mosaic}: expected at least 0")
         if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"--num-workers {self.num_workers}: expected at least 0")
 
@@ -252,10 +267,19 @@ class RunConfig(Section):
     ckpt_non_strict: bool = option(False, "With --ckpt: typed model flags win, and weights that do not fit are left.")
     val_only: bool = option(False, "Validate the checkpoint of --ckpt or --resume, and stop.")
     inspect: bool = option(False, "Show what the data holds (text and pictures), and stop.")
+    preview_aug: int | None = option(
+        None,
+        "Draw what each augmentation does to N training pictures, at increasing strength, and what they do together; "
+        "then stop.",
+        bare=4,
+        metavar="N",
+    )
     log_interval: int = option(10, "Steps between updates of the progress bar.")
     run_dir: str = derived("runs/default")
 
     def __post_init__(self) -> None:
+        if self.preview_aug is not None and not 1 <= self.preview_aug <= 100:
+            raise ValueError(f"--preview-aug {self.preview_aug}: expected 1 to 100 pictures")
         if self.log_interval < 1:
             raise ValueError(f"--log-interval {self.log_interval}: expected at least 1")
         name = Path(self.exp_name)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from uhd.augment import Pipeline
 from uhd.config import DataConfig, InputConfig, LabelsConfig
 from uhd.data.cache import ImageSpec, ImageStore, open_images
 from uhd.data.cache_file import Entry
-from uhd.data.dataset import Annotations, DetectionDataset, Problems, Transform
+from uhd.data.dataset import Annotations, DetectionDataset, Problems
 from uhd.data.labels import clip_boxes
 from uhd.data.listing import count_shared_stems, list_sets
+from uhd.data.resize import resize
 
 DEFAULT_CACHE_DIR = "runs/cache"
 
@@ -25,15 +28,17 @@ def build_datasets(
     input_cfg: InputConfig,
     labels_cfg: LabelsConfig,
     data_cfg: DataConfig,
-    transform: Transform | None = None,
+    transform: Pipeline | None = None,
     *,
     need_train: bool = True,
 ) -> tuple[DetectionDataset, DetectionDataset]:
     """Lists, reads and checks the training and the validation set; only the first is augmented.
 
-    labels_cfg is resolved. need_train=False leaves the training set empty. Raises ValueError for lists, folders and
-    label lines that are wrong, and where no picture of a set is left; an empty validation set is one only where
-    --val-split is 0 and warned of.
+    Where the transform gains by it, training pictures are kept at --cache-px and brought to the network's size at the
+    end. labels_cfg is resolved. need_train=False leaves the training set empty.
+
+    Raises ValueError for lists, folders and label lines that are wrong, and where no picture of a set is left; an empty
+    validation set is one only where --val-split is 0 and warned of.
     """
     train_paths, val_paths = list_sets(data_cfg, need_train=need_train)
     shared = count_shared_stems(train_paths + val_paths)
@@ -43,10 +48,14 @@ def build_datasets(
         raise ValueError(f"--train-split {data_cfg.train_split}: no picture is left to train with")
     if not val_paths:
         _log.warning("no picture to validate with: --val-split is %s", data_cfg.val_split)
-    reduced = input_cfg.resize_mode == "opencv_inter_area"
     spec = ImageSpec(input_cfg.img_size, input_cfg.resize_mode)
-    train = read_set("training", train_paths, replace(spec, reduced=reduced), labels_cfg, data_cfg)
+    reduced = input_cfg.resize_mode == "opencv_inter_area"
+    larger = transform is not None and transform.needs_detail and data_cfg.cache_px > max(input_cfg.img_size)
+    size = (data_cfg.cache_px, data_cfg.cache_px) if larger else input_cfg.img_size
+    train = read_set("training", train_paths, replace(spec, size=size, reduced=reduced), labels_cfg, data_cfg)
     val = read_set("validation", val_paths, spec, labels_cfg, data_cfg)
+    if transform is not None and larger:
+        transform = transform.with_output(partial(resize, size=input_cfg.img_size, mode=input_cfg.resize_mode))
     train.transform = transform
     return train, val
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,13 +25,6 @@ class Batch(NamedTuple):
 
     images: Tensor
     targets: Targets
-
-
-class Transform(Protocol):
-    """Augmentation of one sample; all its chance comes from rng."""
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """The augmented sample, of the same picture size; the one given stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +64,7 @@ class DetectionDataset(Dataset[Sample]):
     """Resized pictures with their boxes; makes whole batches.
 
     A batch's sample depends on the seed, the epoch and its index alone, so the number of workers changes nothing.
+    transform augments; it brings the pictures from their stored size to the network's where the two differ.
     """
 
     def __init__(
@@ -78,7 +72,7 @@ class DetectionDataset(Dataset[Sample]):
         annotations: Annotations,
         images: ImageStore,
         *,
-        transform: Transform | None = None,
+        transform: Pipeline | None = None,
         seed: int = 0,
         problems: Problems | None = None,
     ) -> None:
@@ -90,6 +84,11 @@ class DetectionDataset(Dataset[Sample]):
         self.seed = seed
         self.problems = problems or Problems()
         self._images = images
+        self._closed_from: int | None = None
+
+    def close_mixing(self, epoch: int) -> None:
+        """From this epoch (the first is 0) on, augmentation shows one picture at a time."""
+        self._closed_from = epoch
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -106,7 +105,7 @@ class DetectionDataset(Dataset[Sample]):
 
     def taught_boxes(self) -> list[NDArray[np.float32]]:
         """The boxes [g,4] of each picture that training teaches: without those that RemoveOutliers always ignores."""
-        ops = self.transform.ops if isinstance(self.transform, Pipeline) else ()
+        ops = self.transform.ops if self.transform is not None else ()
         removals = [op for op in ops if isinstance(op, RemoveOutliers) and op.prob == 1]
         if not removals or not self.boxes:
             return self.boxes
@@ -119,31 +118,35 @@ class DetectionDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """The sample as it is stored, without augmentation."""
-        image = self._images.gather(np.array([index]))[0]
-        return Sample(image, self.boxes[index].copy(), self.labels[index].copy())
+        sample = self._stored(index)
+        return Sample(sample.image, sample.boxes.copy(), sample.labels.copy())
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """One batch, augmented where there is a transform; its rows follow the keys."""
         indices = np.array([index for _, index in keys], dtype=np.int64)
         images = self._images.gather(indices)
-        if self.transform is None:
-            boxes, labels = [self.boxes[i] for i in indices], [self.labels[i] for i in indices]
-        else:
-            boxes, labels = self._augment(images, keys, self.transform)
+        boxes, labels = [self.boxes[i] for i in indices], [self.labels[i] for i in indices]
+        if self.transform is not None:
+            stored = map(Sample, images, boxes, labels)
+            samples = [self._augment(sample, key, self.transform) for sample, key in zip(stored, keys, strict=True)]
+            images = np.stack([sample.image for sample in samples])
+            boxes, labels = [sample.boxes for sample in samples], [sample.labels for sample in samples]
         return Batch(torch.from_numpy(images), self._targets(indices, boxes, labels))
 
-    def _augment(
-        self, images: NDArray[np.uint8], keys: Sequence[Key], transform: Transform
-    ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.int64]]]:
-        """Augments the pictures in place; returns their boxes and labels."""
-        boxes, labels = [], []
-        for row, (epoch, index) in enumerate(keys):
-            rng = np.random.default_rng([self.seed, epoch, index])
-            sample = transform(Sample(images[row], self.boxes[index], self.labels[index]), rng)
-            images[row] = sample.image
-            boxes.append(sample.boxes)
-            labels.append(sample.labels)
-        return boxes, labels
+    def _augment(self, sample: Sample, key: Key, transform: Pipeline) -> Sample:
+        """The sample as the key's epoch sees it."""
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        if self._closed_from is not None and epoch >= self._closed_from:
+            transform = transform.without_mixing()
+        return transform(sample, rng, lambda: self.draw(rng))
+
+    def draw(self, rng: np.random.Generator) -> Sample:
+        """A random sample as it is stored; its boxes and labels are the set's own, not to be written into."""
+        return self._stored(int(rng.integers(len(self))))
+
+    def _stored(self, index: int) -> Sample:
+        return Sample(self._images.gather(np.array([index]))[0], self.boxes[index], self.labels[index])
 
     def _targets(
         self,

@@ -1,0 +1,111 @@
+"""What each augmentation is worth: one training a row, the same network and data, and a Markdown table.
+
+    python -m benchmarks.augment_accuracy --out runs/aug --epochs 40 --seeds 42 -- \
+        --train-list people/train.txt --val-list people/val.txt
+
+Rows: no augmentation; flip and colours; uhd/aug_uhd.yaml, and that with one op more; uhd/aug_strong.yaml. What stands
+behind -- goes to train.py. A training that is finished is not done again, one that was stopped goes on, so that a long
+table can be made in several sittings; --rows chooses some.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from benchmarks.common import FLAGS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ADDED: dict[str, dict[str, Any]] = {
+    "Mosaic": {"prob": 0.3},
+    "MixUp": {"prob": 0.3},
+    "CopyPaste": {"prob": 0.3},
+    "RandomScale": {"prob": 1.0, "scale_range": [0.6, 1.65], "keep_aspect_ratio": False},
+    "Translation": {"prob": 1.0, "translate": 0.15},
+    "RandomResizedCrop": {"prob": 1.0},
+}
+
+
+def rows() -> dict[str, dict[str, Any] | None]:
+    """The `data_augment` of each row by its title; None for no augmentation."""
+    default = read("aug_uhd.yaml")
+    colours = {name: default[name] for name in ("RandomPhotometricDistort", "RandomHSV", "HorizontalFlip")}
+    added = {f"default + {name}": {name: params} | default for name, params in ADDED.items()}
+    zoom = {name: ADDED[name] for name in ("RandomScale", "Translation")}
+    return {
+        "none": None,
+        "flip and colour": colours,
+        "default": default,
+        **added,
+        "default + zoom and shift": zoom | default,
+        "default + Mosaic, zoom and shift": {"Mosaic": ADDED["Mosaic"]} | zoom | default,
+        "strong": read("aug_strong.yaml"),
+    }
+
+
+def read(name: str) -> dict[str, Any]:
+    """The `data_augment` of one of the package's files."""
+    augmentation: dict[str, Any] = yaml.safe_load((ROOT / "uhd" / name).read_text())["data_augment"]
+    return augmentation
+
+
+def train(title: str, augmentation: dict[str, Any] | None, seed: int, args: argparse.Namespace) -> dict[str, float]:
+    """Trains a row with a seed, or goes on with it, or finds it finished; returns its best epoch's figures."""
+    name = f"{title.replace(' ', '_').replace(',', '')}_{args.epochs}_{seed}"
+    folder = args.out / name
+    flags = [*FLAGS, "--cnn-width", "32", "--epochs", str(args.epochs), "--seed", str(seed), "--ckpt-out", str(folder)]
+    if augmentation is None:
+        flags.append("--no-aug")
+    else:
+        config = args.out / f"{name}.yaml"
+        config.write_text(yaml.safe_dump({"data_augment": augmentation}, sort_keys=False))
+        flags += ["--aug-config", str(config)]
+    if len(history(folder)) < args.epochs:
+        resume = ["--resume", str(folder)] if (folder / "last.pt").exists() else []
+        with open(args.out / f"{name}.log", "a") as log:
+            command = [sys.executable, str(ROOT / "train.py"), *flags, *args.train, *resume]
+            subprocess.run(command, check=True, stdout=log, stderr=log)
+    return max(history(folder), key=lambda epoch: epoch["val/mAP@0.5"])
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """The validated epochs of a run."""
+    file = folder / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [epoch for epoch in map(json.loads, lines) if epoch.get("val/mAP@0.5") is not None]
+
+
+def main() -> None:
+    available = rows()
+    own, train_flags = sys.argv[1:], []
+    if "--" in own:
+        own, train_flags = own[: own.index("--")], own[own.index("--") + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--rows", nargs="+", choices=available, default=list(available), metavar="ROW")
+    args = parser.parse_args(own)
+    args.train = train_flags
+    args.out.mkdir(parents=True, exist_ok=True)
+    print("| augmentation | mAP@0.5, best epoch | of each seed | epoch | AP50 of 9 px² and more | best F1 |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for title in args.rows:
+        best = [train(title, available[title], seed, args) for seed in args.seeds]
+        means = {key: np.mean([each[f"val/{key}"] for each in best]) for key in ("mAP@0.5", "AP50_ge9px2", "best_f1")}
+        each_seed = " ".join(f"{epoch['val/mAP@0.5']:.3f}" for epoch in best)
+        epochs = " ".join(str(epoch["epoch"]) for epoch in best)
+        figures = f"{means['AP50_ge9px2']:.3f} | {means['best_f1']:.3f}"
+        print(f"| {title} | {means['mAP@0.5']:.3f} | {each_seed} | {epochs} | {figures} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Ops that show several pictures of the training set in one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from uhd.augment import view
+from uhd.augment.geometric import log_uniform
+from uhd.augment.params import number, number_range, param, whole_number
+from uhd.augment.pipeline import Draw, MultiImageOp
+from uhd.augment.sample import Image, Sample
+from uhd.augment.view import Truths, Window, join, size_of
+from uhd.types import IGNORED
+
+# Two half-transparent pictures, never one that hardly shows: the shape that YOLOX and its successors use.
+_MIXUP_BETA = 32.0
+
+_LEAST_PASTED_SIDE = 3
+"""Pixels of the working size: of a smaller object nothing can be made out, pasted or not."""
+
+
+@dataclass(frozen=True)
+class Mosaic(MultiImageOp):
+    """Parts of four pictures around a random point, as in YOLOv4 (Bochkovskiy et al., arXiv:2004.10934, section 3.3).
+
+    The sample itself is one of the four. Each part is cut at a random place.
+    scale_range: size at which a picture is shown, 1 being its own; where that leaves a quarter uncovered, the picture
+    is stretched to it. min_visibility: a truth that keeps less than this share of its area is no longer learned.
+    """
+
+    needs_detail: ClassVar[bool] = True
+
+    min_visibility: float = param(0.2, number(0, 1))
+    scale_range: tuple[float, float] = param((0.5, 1.0), number_range(0.05, 20))
+
+    def combine(self, sample: Sample, rng: np.random.Generator, draw: Draw) -> Sample:
+        """The sample in one quarter, drawn ones in the others."""
+        height, width = sample.image.shape[:2]
+        x, y = (round(side * rng.triangular(0.2, 0.5, 0.8)) for side in (width, height))
+        quarters = [Window(0, 0, x, y), Window(x, 0, width, y), Window(0, y, x, height), Window(x, y, width, height)]
+        own = rng.integers(4)
+        scales = log_uniform(rng, self.scale_range, 4)
+        canvas = np.empty_like(sample.image)
+        boxes, labels, limits = [], [], []
+        for i, quarter in enumerate(quarters):
+            piece = sample if i == own else draw()
+            if not (quarter.width and quarter.height):
+                continue
+            source = _part(piece.image, quarter, scales[i], rng)
+            view.draw(piece.image, source, canvas, quarter)
+            boxes.append(view.placed(piece, source, canvas, quarter))
+            labels.append(piece.labels)
+            limits.append(np.broadcast_to(view.shares_of(quarter, canvas), piece.boxes.shape))
+        truths = np.concatenate(boxes), np.concatenate(labels), np.concatenate(limits)
+        return Sample(canvas, *view.clip_truths(*truths, self.min_visibility))
+
+
+@dataclass(frozen=True)
+class MixUp(MultiImageOp):
+    """Two pictures laid over each other, with the truths of both (Zhang et al., arXiv:1710.09412).
+
+    The share of each is about a half: drawn from a beta distribution of 32 and 32, as detectors use it.
+    """
+
+    def combine(self, sample: Sample, rng: np.random.Generator, draw: Draw) -> Sample:
+        """The sample mixed with a drawn one."""
+        other = draw()
+        share = rng.beta(_MIXUP_BETA, _MIXUP_BETA)
+        image = cv2.addWeighted(sample.image, share, other.image, 1 - share, 0)
+        return Sample(image, *join([(sample.boxes, sample.labels), (other.boxes, other.labels)]))
+
+
+@dataclass(frozen=True)
+class CopyPaste(MultiImageOp):
+    """Objects of other pictures, cut out by their boxes and pasted at random places.
+
+    sample_num: pictures to take from. max_paste_objects: most objects from each. scale_jitter: factors of their size.
+    min_visibility: a truth of which a pasted object leaves less is no longer learned; of one that is covered from a
+    side the box shrinks to what is left.
+    """
+
+    needs_detail: ClassVar[bool] = True
+
+    prob: float = param(0.3, number(0, 1))
+    min_visibility: float = param(0.2, number(0, 1))
+    sample_num: int = param(1, whole_number(0, 16))
+    max_paste_objects: int = param(5, whole_number(0, 100))
+    scale_jitter: tuple[float, float] = param((0.8, 1.2), number_range(0.05, 20))
+
+    def combine(self, sample: Sample, rng: np.random.Generator, draw: Draw) -> Sample:
+        """The sample with drawn objects on it."""
+        canvas = sample.image.copy()
+        layers = [(Window(0, 0, 0, 0), (sample.boxes, sample.labels))]
+        for _ in range(self.sample_num):
+            source = draw()
+            for window in self._objects(source, rng):
+                target = self._place(window, canvas, rng)
+                layers.append((target, view.show(source, window, canvas, target, self.min_visibility)))
+        covered = np.zeros(canvas.shape[:2], np.bool_)
+        seen = []
+        for window, truths in reversed(layers):
+            seen.append(uncovered(truths, covered, self.min_visibility))
+            covered[window.y1 : window.y2, window.x1 : window.x2] = True
+        return Sample(canvas, *join(seen[::-1]))
+
+    def _objects(self, sample: Sample, rng: np.random.Generator) -> list[Window]:
+        """Windows of some of the sample's truths, in random order."""
+        edges = sample.boxes * size_of(sample.image)
+        corners = _whole_pixels(edges)
+        visible = ((edges[:, 2:] - edges[:, :2]) >= _LEAST_PASTED_SIDE).all(axis=1) & (sample.labels != IGNORED)
+        chosen = rng.permutation(np.flatnonzero(visible))[: self.max_paste_objects]
+        return [Window(*corners[i].tolist()) for i in chosen]
+
+    def _place(self, window: Window, canvas: Image, rng: np.random.Generator) -> Window:
+        """A random place of the jittered size, wholly inside the canvas."""
+        factor = rng.uniform(*self.scale_jitter)
+        height, width = canvas.shape[:2]
+        across = min(max(1, round(window.width * factor)), width)
+        down = min(max(1, round(window.height * factor)), height)
+        x, y = rng.integers((width - across + 1, height - down + 1)).tolist()
+        return Window(x, y, x + across, y + down)
+
+
+def uncovered(truths: Truths, covered: NDArray[np.bool_], min_visibility: float) -> Truths:
+    """What is left of truths below others: covered [H,W] says which pixels something else is drawn over.
+
+    A truth of which less than min_visibility is still seen becomes IGNORED, one of which nothing is seen goes, and a
+    box that is covered from a side shrinks to what is left.
+    """
+    boxes, labels = truths[0].copy(), truths[1].copy()
+    size = size_of(covered)
+    left = np.ones(len(labels), np.bool_)
+    for i, (x1, y1, x2, y2) in enumerate(_whole_pixels(boxes * size).tolist()):
+        seen = ~covered[y1:y2, x1:x2]
+        if seen.all():
+            continue
+        columns, rows = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=1))
+        left[i] = len(rows) > 0
+        if not left[i]:
+            continue
+        if seen.mean() < min_visibility:
+            labels[i] = IGNORED
+        visible = np.array([x1 + columns[0], y1 + rows[0], x1 + columns[-1] + 1, y1 + rows[-1] + 1]) / size
+        boxes[i, :2] = np.maximum(boxes[i, :2], visible[:2])
+        boxes[i, 2:] = np.minimum(boxes[i, 2:], visible[2:])
+    return boxes[left], labels[left]
+
+
+def _whole_pixels(edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The pixels that boxes [g,4], xyxy in pixels, touch; a thousandth is rounding."""
+    return np.concatenate([np.floor(edges[:, :2] + 1e-3), np.ceil(edges[:, 2:] - 1e-3)], axis=1).astype(np.int64)
+
+
+def _part(image: Image, quarter: Window, scale: float, rng: np.random.Generator) -> Window:
+    """The window of an image that fills a quarter at this scale, at a random place."""
+    height, width = image.shape[:2]
+    across, down = min(max(1, round(quarter.width / scale)), width), min(max(1, round(quarter.height / scale)), height)
+    x, y = rng.integers((width - across + 1, height - down + 1)).tolist()
+    return Window(x, y, x + across, y + down)
