@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from uhd import dist
-from uhd.augment import load_pipeline
+from uhd.augment import Pipeline, load_pipeline
 from uhd.checkpoint import Checkpoint, load_fitting, names_file, remove_temporary_files, save_checkpoint
 from uhd.cli import parse_args
-from uhd.config import Config
+from uhd.config import Config, DataConfig
 from uhd.data.build import build_datasets
 from uhd.data.cache import available_cores
 from uhd.data.dataset import DetectionDataset
@@ -169,22 +169,35 @@ def validate_only(cfg: Config, state: TrainState, val_loader: BatchLoader, signa
 
 def build_data(cfg: Config) -> tuple[DetectionDataset, DetectionDataset]:
     """The training and the validation set, drawn first where the demonstration data are asked for."""
-    workers = available_cores()
-    if cfg.data.demo_data:
-        write_demo_data(Path(cfg.data.image_dir), cfg.data.demo_data, cfg.data.seed, workers)
     assert cfg.labels.classes is not None
     augments = cfg.data.aug and not cfg.run.val_only
     transform = load_pipeline(cfg.data.aug_config, cfg.labels.classes) if augments else None
-    if cfg.run.preview_aug and not (transform and transform.ops):
-        raise ValueError(f"--preview-aug: --aug-config {cfg.data.aug_config} turns nothing on")
+    check_augmentation(cfg, transform)
+    if cfg.data.demo_data:
+        write_demo_data(Path(cfg.data.image_dir), cfg.data.demo_data, cfg.data.seed, available_cores())
     train_set, val_set = build_datasets(cfg.input, cfg.labels, cfg.data, transform, need_train=not cfg.run.val_only)
     if cfg.data.close_mosaic:
         train_set.close_mixing(cfg.optim.epochs - cfg.data.close_mosaic)
     return train_set, val_set
 
 
+def check_augmentation(cfg: Config, transform: Pipeline | None) -> None:
+    """Warns of settings that the augmentation leaves without effect; ValueError where there is nothing to preview."""
+    if cfg.run.preview_aug and not (transform and transform.ops):
+        reason = f"--aug-config {cfg.data.aug_config} turns nothing on" if transform else "the run is one with --no-aug"
+        raise ValueError(f"--preview-aug: {reason}")
+    if cfg.data.close_mosaic and transform and not transform.mixes:
+        log.warning("--close-mosaic has no effect: --aug-config %s mixes no pictures", cfg.data.aug_config)
+    elif transform and cfg.data.close_mosaic >= cfg.optim.epochs:
+        log.warning("--close-mosaic %d: no epoch of %d mixes pictures", cfg.data.close_mosaic, cfg.optim.epochs)
+    is_default = cfg.data.cache_px == DataConfig.cache_px
+    if transform and not is_default and not transform.needs_detail:
+        log.warning("--cache-px has no effect: no op of --aug-config %s gains by it", cfg.data.aug_config)
+
+
 def inspect(cfg: Config, train_set: DetectionDataset, val_set: DetectionDataset) -> None:
     """Prints what the data hold and writes the pictures."""
+    train_set.close_mixing(0)  # a tile shows the picture whose name it bears
     folder = make_folder(Path(cfg.run.run_dir) / "inspect", "--ckpt-out")
     log.info("%s", inspect_data(train_set, val_set, cfg, folder))
 

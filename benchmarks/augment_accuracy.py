@@ -68,11 +68,18 @@ def train(title: str, augmentation: dict[str, Any] | None, seed: int, args: argp
         config = args.out / f"{name}.yaml"
         config.write_text(yaml.safe_dump({"data_augment": augmentation}, sort_keys=False))
         flags += ["--aug-config", str(config)]
+    settings = {"flags": [*flags, *args.train], "augmentation": augmentation}
+    noted = args.out / f"{name}.json"
+    if noted.exists() and json.loads(noted.read_text()) != settings:
+        raise SystemExit(f"{folder} was trained with other flags ({noted}); choose another --out")
+    noted.write_text(json.dumps(settings))
     if len(history(folder)) < args.epochs:
         resume = ["--resume", str(folder)] if (folder / "last.pt").exists() else []
-        with open(args.out / f"{name}.log", "a") as log:
+        log_path = args.out / f"{name}.log"
+        with open(log_path, "a") as log:
             command = [sys.executable, str(ROOT / "train.py"), *flags, *args.train, *resume]
-            subprocess.run(command, check=True, stdout=log, stderr=log)
+            if subprocess.run(command, check=False, stdout=log, stderr=log).returncode:
+                raise SystemExit(f"the training of {title!r} failed; see {log_path}")
     return max(history(folder), key=lambda epoch: epoch["val/mAP@0.5"])
 
 

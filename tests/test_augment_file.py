@@ -250,3 +250,29 @@ def test_albumentations_is_imported_only_for_ops_that_need_it(tmp_path: Path) ->
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        pytest.param("&a\n  Mosaic: *a", "alias", id="alias of itself"),
+        pytest.param("[" * 3000, "nested", id="deep list"),
+        pytest.param("{a: " * 2000, "nested", id="deep mapping"),
+    ],
+)
+def test_endless_files_are_named(text: str, named: str, tmp_path: Path) -> None:
+    path = write_yaml(tmp_path, f"data_augment: {text}")
+    with pytest.raises(ValueError, match=f"--aug-config {path}: .*{named}"):
+        load_pipeline(path, [0])
+
+
+@pytest.mark.parametrize(
+    ("swaps", "warned"), [({1: 2}, True), ({1: 2, 3: 2}, True), ({1: 2, 2: 1}, False), ({1: 2, 2: 3, 3: 1}, False)]
+)
+def test_swap_map_that_is_no_swap_is_warned_of(
+    swaps: dict[int, int], warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_yaml(tmp_path, f"data_augment: {{HorizontalFlip: {{prob: 1, class_swap_map: {swaps}}}}}")
+    with caplog.at_level(logging.WARNING, logger="uhd"):
+        load_pipeline(path, [1, 2, 3])
+    assert [("no swap" in record.message) for record in caplog.records] == [True] * warned

@@ -102,3 +102,22 @@ def test_preview_that_cannot_be_is_refused(refused, yolo_folder, tmp_path, flags
     yolo_folder()
     (tmp_path / "none.yaml").write_text("data_augment: {CLAHE: 0}")
     refused("--image-dir", "data", *flags.split(), mentions=mentions)
+
+
+def test_sheets_of_earlier_ops_go(preview, tmp_path) -> None:
+    preview("{HorizontalFlip: 1, ToGray: 1}")
+    (tmp_path / "run/preview/notes.txt").touch()
+    (tmp_path / "run/preview/02_ToGray.png").rename(tmp_path / "run/preview/17_Blur.png")
+    (tmp_path / "run/preview/notes.txt").unlink()
+    assert list(preview("{VerticalFlip: 1}")) == ["01_VerticalFlip.png", "pipeline.png"]
+
+
+def test_an_op_is_shown_at_the_size_at_which_it_works(preview) -> None:
+    before = preview("{GaussNoise: {prob: 1, var_limit: [900, 900]}, Translation: {prob: 1, translate: 0}}")
+    behind = preview("{Translation: {prob: 1, translate: 0}, GaussNoise: {prob: 1, var_limit: [900, 900]}}")
+    # Enlarged to one tile width, the pixels of the network's size are the larger ones.
+    first, second = (
+        np.abs(np.diff(sheets[name].astype(int), axis=1)).astype(bool).mean()
+        for sheets, name in ((before, "01_GaussNoise.png"), (behind, "02_GaussNoise.png"))
+    )
+    assert second < 0.7 * first

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL_RUN
 from helpers import draw_people, train_args, write_yaml
 
 import train
@@ -243,3 +244,28 @@ def test_working_size_reaches_the_training_set(run, monkeypatch) -> None:
 def test_value_that_cannot_be_is_one_line(refused, yolo_folder, flag, value, expected) -> None:
     yolo_folder()
     refused("--image-dir", "data", f"{flag}={value}", mentions=(flag, value, expected))
+
+
+@pytest.mark.parametrize(
+    ("flags", "augmentation", "warning"),
+    [
+        ("--close-mosaic 1", "{HorizontalFlip: 1}", "--close-mosaic has no effect"),
+        ("--close-mosaic 1", "{Mosaic: 1}", "no epoch of 1 mixes"),
+        ("--cache-px 96", "{HorizontalFlip: 1}", "--cache-px has no effect"),
+        ("--cache-px 96", "{RandomCrop: 1}", None),
+    ],
+)
+def test_settings_without_effect_are_warned_of(run_train, yolo_folder, tmp_path, flags, augmentation, warning):
+    yolo_folder()
+    config = write_yaml(tmp_path, f"data_augment: {augmentation}")
+    small = [flag for flag in SMALL_RUN if flag != "--no-aug"]
+    outcome = run_train(*small, "--image-dir", "data", "--aug-config", config, "--preview-aug", 1, *flags.split())
+    warned = [line for line in outcome.warnings if "has no effect" in line or "mixes" in line]
+    assert [warning in line for line in warned] == [True] * (warning is not None)
+
+
+def test_a_bad_file_is_found_before_anything_is_drawn(run_train, tmp_path):
+    config = write_yaml(tmp_path, "data_augment: {Mosaic: .nan}")
+    outcome = run_train("--demo-data", 10, "--aug-config", config)
+    assert outcome.code == 2
+    assert not (tmp_path / "data").exists()

@@ -76,7 +76,7 @@ def _ops() -> str:
     """The ops of the augmentation file, with their parameters and defaults."""
     lines = ["| Op | What it does | Parameters beside `prob` |", "| --- | --- | --- |"]
     for name, op_type in OPS.items():
-        summary = (op_type.__doc__ or "").partition("\n")[0]
+        summary = " ".join((op_type.__doc__ or "").split())
         params = {f.name: f.default for f in dataclasses.fields(op_type) if f.name in checks(op_type)}
         prob = params.pop("prob")
         listed = [f"`{param}` {_in_yaml(value)}" for param, value in params.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from uhd.config import AnchorModelConfig, Config
 from uhd.data.dataset import DetectionDataset
 from uhd.eval.draw import GREEN, ORANGE, draw_boxes, save_png, sheet
 from uhd.files import write_whole
-from uhd.types import IGNORED, PADDING
+from uhd.types import IGNORED
 
 AREA_EDGES = (9, 64, 400)
 """Network pixels that part the box sizes; a person below the first cannot be seen."""
@@ -31,8 +31,8 @@ _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 def inspect_data(train: DetectionDataset, val: DetectionDataset, cfg: Config, out_dir: Path) -> str:
     """Describes both sets and writes samples.png and box_sizes.png to out_dir; returns the text.
 
-    Box sizes are in pixels of the network's input, cfg.input.img_size. Training samples are shown augmented.
-    Raises OSError where out_dir cannot be written.
+    Box sizes are in pixels of the network's input, cfg.input.img_size. Training samples are shown as the first epoch
+    sees them. Raises OSError where out_dir cannot be written.
     """
     sets = {name: dataset for name, dataset in (("training", train), ("validation", val)) if len(dataset)}
     lines = [line for name, dataset in sets.items() for line in _describe(name, dataset, cfg)]
@@ -41,7 +41,7 @@ def inspect_data(train: DetectionDataset, val: DetectionDataset, cfg: Config, ou
     if sets:
         tiles = [tile for name, dataset in sets.items() for tile in _tiles(name, dataset, cfg)]
         save_png(out_dir / "samples.png", sheet([image for image, _ in tiles], _COLUMNS, [text for _, text in tiles]))
-        lines.append(f"wrote {out_dir / 'samples.png'} (green: taught, orange: too small, ignored)")
+        lines.append(f"wrote {out_dir / 'samples.png'} (green: taught, orange: ignored)")
     write_whole(out_dir / "box_sizes.png", _chart({name: _pixel_sizes(dataset, cfg) for name, dataset in sets.items()}))
     lines.append(f"wrote {out_dir / 'box_sizes.png'}")
     return "\n".join(lines)
@@ -110,22 +110,19 @@ def _pixel_sizes(dataset: DetectionDataset, cfg: Config) -> NDArray[np.float64]:
 
 def _tiles(name: str, dataset: DetectionDataset, cfg: Config) -> Iterator[tuple[NDArray[np.uint8], str]]:
     """Pictures with their boxes and captions, spread evenly over the set."""
-    scale = max(1, _TILE_WIDTH // cfg.input.img_size[1])
+    names = cfg.labels.class_names if len(cfg.labels.class_names) > 1 else None
     for index in np.unique(np.linspace(0, len(dataset) - 1, _SAMPLES).astype(int)).tolist():
-        sample = _as_trained(dataset, index)
-        ignored = sample.labels == IGNORED
-        texts = None
-        if len(cfg.labels.class_names) > 1:
-            texts = [cfg.labels.class_names[label] for label in sample.labels[~ignored]]
-        image = draw_boxes(sample.image, sample.boxes[~ignored], texts, GREEN, scale)
-        yield draw_boxes(image, sample.boxes[ignored], color=ORANGE), f"{name} {Path(dataset.paths[index]).name}"
+        tile = draw_truths(dataset.as_trained(0, index), _TILE_WIDTH, names)
+        yield tile, f"{name} {Path(dataset.paths[index]).name}"
 
 
-def _as_trained(dataset: DetectionDataset, index: int) -> Sample:
-    """The sample as the first epoch sees it."""
-    images, targets = dataset.__getitems__([(0, index)])
-    real = targets.labels[0] != PADDING
-    return Sample(images[0].numpy(), targets.boxes[0][real].numpy(), targets.labels[0][real].numpy())
+def draw_truths(sample: Sample, width: int, names: Sequence[str] | None = None) -> NDArray[np.uint8]:
+    """A sample enlarged to about so many pixels across: green what is taught, with names if given, orange the rest."""
+    scale = max(1, width // sample.image.shape[1])
+    ignored = sample.labels == IGNORED
+    texts = None if names is None else [names[label] for label in sample.labels[~ignored]]
+    image = draw_boxes(sample.image, sample.boxes[~ignored], texts, GREEN, scale)
+    return draw_boxes(image, sample.boxes[ignored], color=ORANGE)
 
 
 def _chart(sizes: dict[str, NDArray[np.float64]]) -> bytes:

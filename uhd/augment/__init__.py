@@ -93,6 +93,8 @@ def _read(path: str | Path) -> dict[Any, Any]:
         raise ValueError(f"cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"expected YAML ({' '.join(str(error).split())})") from error
+    except RecursionError:
+        raise ValueError("expected YAML that is not nested so deeply") from None
     if not isinstance(content, dict) or "data_augment" not in content:
         raise ValueError("expected a mapping with the key data_augment")
     _check_repeated(yaml.compose(text, Loader=yaml.SafeLoader))
@@ -102,16 +104,21 @@ def _read(path: str | Path) -> dict[Any, Any]:
     return entries
 
 
-def _check_repeated(node: yaml.Node | None) -> None:
-    """ValueError for a key that stands twice in a mapping: YAML's reader would silently keep the last."""
+def _check_repeated(node: yaml.Node | None, above: tuple[yaml.Node, ...] = ()) -> None:
+    """ValueError for a key that stands twice in a mapping: YAML's reader would silently keep the last.
+
+    And for a mapping that holds itself, by an alias; above are those that hold this one.
+    """
     if not isinstance(node, yaml.MappingNode):
         return
+    if any(node is each for each in above):
+        raise ValueError(f"an alias of a mapping stands inside it (line {node.start_mark.line + 1})")
     seen = set()
     for key, value in node.value:
         if key.value in seen:
             raise ValueError(f"{key.value} stands twice (line {key.start_mark.line + 1})")
         seen.add(key.value)
-        _check_repeated(value)
+        _check_repeated(value, (*above, node))
 
 
 def _is_known(name: object, path: str | Path) -> bool:

@@ -49,6 +49,11 @@ class HorizontalFlip(Op):
                 "these keep their class: %s",
                 untrained,
             )
+        if {a for a, _ in trained} != {b for _, b in trained} and not untrained:
+            _LOG.warning(
+                "--aug-config: HorizontalFlip.class_swap_map is no swap: %s; list both directions, {1: 2, 2: 1}",
+                dict(self.class_swap_map),
+            )
         swaps = [(index[a], index[b]) for a, b in trained if b in index]
         if not swaps:
             return self
@@ -140,6 +145,7 @@ class Translation(GeometricOp):
 class Rotate(GeometricOp):
     """Turns the picture about its centre; a box becomes the one that encloses its turned corners.
 
+    Of an object that is cut off by the border the box is that of the whole, cut off: it may be loose.
     degrees: largest angle, either way. fill: colour of the places left.
     """
 

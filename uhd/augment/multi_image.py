@@ -118,10 +118,9 @@ class CopyPaste(MultiImageOp):
 
     def _place(self, window: Window, canvas: Image, rng: np.random.Generator) -> Window:
         """A random place of the jittered size, wholly inside the canvas."""
-        factor = rng.uniform(*self.scale_jitter)
         height, width = canvas.shape[:2]
-        across = min(max(1, round(window.width * factor)), width)
-        down = min(max(1, round(window.height * factor)), height)
+        factor = min(rng.uniform(*self.scale_jitter), width / window.width, height / window.height)
+        across, down = max(1, round(window.width * factor)), max(1, round(window.height * factor))
         x, y = rng.integers((width - across + 1, height - down + 1)).tolist()
         return Window(x, y, x + across, y + down)
 

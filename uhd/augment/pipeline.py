@@ -108,16 +108,26 @@ class Pipeline:
         """
         others = draw or (lambda: sample)
         detailed = _run(self.ops[: self._detailed], sample, rng, others)
-        return _run(self.ops[self._detailed :], self._resized(detailed), rng, lambda: self._resized(others()))
+        return _run(self.ops[self._detailed :], self.resized(detailed), rng, lambda: self.resized(others()))
 
-    def _resized(self, sample: Sample) -> Sample:
+    def resized(self, sample: Sample) -> Sample:
+        """A sample of the working size as the network's."""
         if self.to_output is None:
             return sample
         return Sample(self.to_output(sample.image), sample.boxes, sample.labels)
+
+    def sees_output(self, op: Op) -> bool:
+        """Whether an op of the pipeline works on pictures of the network's size."""
+        return op in self.ops[self._detailed :]
 
 
 def _run(ops: Sequence[Op], sample: Sample, rng: np.random.Generator, draw: Draw) -> Sample:
     for op in ops:
         if rng.random() < op.prob:
-            sample = op.combine(sample, rng, draw) if isinstance(op, MultiImageOp) else op.apply(sample, rng)
+            sample = apply_op(op, sample, rng, draw)
     return sample
+
+
+def apply_op(op: Op, sample: Sample, rng: np.random.Generator, draw: Draw) -> Sample:
+    """What an op makes of a sample, whatever its probability."""
+    return op.combine(sample, rng, draw) if isinstance(op, MultiImageOp) else op.apply(sample, rng)

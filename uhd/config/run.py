@@ -269,8 +269,8 @@ class RunConfig(Section):
     inspect: bool = option(False, "Show what the data holds (text and pictures), and stop.")
     preview_aug: int | None = option(
         None,
-        "Draw what each augmentation does to N training pictures, at increasing strength, and what they do together; "
-        "then stop.",
+        "Draw what each augmentation does to N training pictures, over the range of its strength, and what they do "
+        "together; then stop.",
         bare=4,
         metavar="N",
     )

@@ -33,9 +33,8 @@ class Problems:
 
     unreadable: one line for each picture left out. bad_lines: malformed label lines that were dropped. clipped: boxes
     that reached out of their picture. dropped: boxes of which nothing lay inside, and first_dropped the label file of
-    the first. shared_labels: pictures whose label
-    file is another picture's too. other_classes: boxes of classes that are not asked for. missing_classes: names of
-    classes without a box.
+    the first. shared_labels: pictures whose label file is another picture's too. other_classes: boxes of classes that
+    are not asked for. missing_classes: names of classes without a box.
     """
 
     unreadable: tuple[str, ...] = ()
@@ -84,11 +83,11 @@ class DetectionDataset(Dataset[Sample]):
         self.seed = seed
         self.problems = problems or Problems()
         self._images = images
-        self._closed_from: int | None = None
+        self._closing: tuple[int, Pipeline] | None = None
 
     def close_mixing(self, epoch: int) -> None:
-        """From this epoch (the first is 0) on, augmentation shows one picture at a time."""
-        self._closed_from = epoch
+        """From this epoch (the first is 0) on, the transform, if there is one, shows one picture at a time."""
+        self._closing = None if self.transform is None else (epoch, self.transform.without_mixing())
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -137,9 +136,14 @@ class DetectionDataset(Dataset[Sample]):
         """The sample as the key's epoch sees it."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        if self._closed_from is not None and epoch >= self._closed_from:
-            transform = transform.without_mixing()
+        if self._closing is not None and epoch >= self._closing[0]:
+            transform = self._closing[1]
         return transform(sample, rng, lambda: self.draw(rng))
+
+    def as_trained(self, epoch: int, index: int) -> Sample:
+        """The sample as an epoch (the first is 0) sees it."""
+        sample = self[index]
+        return sample if self.transform is None else self._augment(sample, (epoch, index), self.transform)
 
     def draw(self, rng: np.random.Generator) -> Sample:
         """A random sample as it is stored; its boxes and labels are the set's own, not to be written into."""
