@@ -21,12 +21,13 @@ from uhd import dist
 from uhd.augment import Pipeline, load_pipeline
 from uhd.checkpoint import Checkpoint, load_fitting, names_file, remove_temporary_files, save_checkpoint
 from uhd.cli import parse_args
-from uhd.config import Config, DataConfig
+from uhd.config import Config, DataConfig, Size
 from uhd.data.build import build_datasets
 from uhd.data.cache import available_cores
 from uhd.data.dataset import DetectionDataset
 from uhd.data.loader import BatchLoader, build_loader
 from uhd.data.synthetic import write_demo_data
+from uhd.distill_task import DistillTask, build_distill_task, load_teachers
 from uhd.engine import Progress, Validation, evaluate, train_one_epoch
 from uhd.inspection import inspect_data
 from uhd.logger import RunLog, finite_or_none, log_to_console, make_folder, open_run_dir
@@ -36,7 +37,7 @@ from uhd.preview import preview_augmentation
 from uhd.program import exit_code_of
 from uhd.reports import write_reports
 from uhd.resolve import resolve
-from uhd.task import DetectionTask, build_task
+from uhd.task import DetectionTask
 
 log = logging.getLogger("uhd")
 
@@ -51,7 +52,8 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
     log_to_console()
     cfg, checkpoint = parse_args(argv)
     device = dist.setup(cfg.run.device)
-    train_set, val_set = build_data(cfg)
+    teachers = None if cfg.run.val_only or cfg.run.inspect or cfg.run.preview_aug else load_teachers(cfg)
+    train_set, val_set = build_data(cfg, teachers.picture_size(cfg.input.img_size) if teachers else None)
     if cfg.run.inspect:
         inspect(cfg, train_set, val_set)
         return
@@ -61,18 +63,22 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
     if not cfg.run.val_only:
         cfg = resolve(cfg, train_set)
     torch.manual_seed(cfg.data.seed)
-    task = build_task(cfg, build_model(cfg.model)).to(device).to(memory_format=torch.channels_last)
+    task = build_distill_task(cfg, build_model(cfg.model), teachers, len(train_set))
+    task = task.to(device).to(memory_format=torch.channels_last)
     describe_model(task, cfg)
-    if checkpoint and not cfg.run.resume:
+    goes_on = bool(cfg.run.resume) and not cfg.run.val_only
+    if checkpoint and not goes_on:
         load_weights(task, checkpoint, cfg)
     state = TrainState(cfg.optim, task, device)
-    if checkpoint and cfg.run.resume:
+    if checkpoint and goes_on:
         with names_file(checkpoint, "--resume"):
             state.load_state_dict(checkpoint.state)
     val_loader = loader_of(val_set, cfg, device, shuffle=False)
     if cfg.run.val_only:
         validate_only(cfg, state, val_loader, signals)
         return
+    if isinstance(task, DistillTask) and cfg.distill.teacher_cache:
+        task.remember(train_set, cfg, progress_of("teacher", signals))
     train_loader = loader_of(train_set, cfg, device, shuffle=True)
     run_dir = open_run_dir(cfg.run, continues=goes_on_in_place(cfg, checkpoint))
     train(cfg, run_dir, state, (train_loader, val_loader), signals)
@@ -167,15 +173,21 @@ def validate_only(cfg: Config, state: TrainState, val_loader: BatchLoader, signa
     log.info("mAP@0.5 %.5f; figures and pictures: %s", validation.evaluation.map50, run_dir / "val.json")
 
 
-def build_data(cfg: Config) -> tuple[DetectionDataset, DetectionDataset]:
-    """The training and the validation set, drawn first where the demonstration data are asked for."""
+def build_data(cfg: Config, train_size: Size | None = None) -> tuple[DetectionDataset, DetectionDataset]:
+    """The training and the validation set, drawn first where the demonstration data are asked for.
+
+    train_size: size of the training pictures, where it is not the network's.
+    """
     assert cfg.labels.classes is not None
     augments = cfg.data.aug and not cfg.run.val_only
     transform = load_pipeline(cfg.data.aug_config, cfg.labels.classes) if augments else None
     check_augmentation(cfg, transform)
     if cfg.data.demo_data:
         write_demo_data(Path(cfg.data.image_dir), cfg.data.demo_data, cfg.data.seed, available_cores())
-    train_set, val_set = build_datasets(cfg.input, cfg.labels, cfg.data, transform, need_train=not cfg.run.val_only)
+    need_train = not cfg.run.val_only
+    train_set, val_set = build_datasets(
+        cfg.input, cfg.labels, cfg.data, transform, need_train=need_train, train_size=train_size
+    )
     if cfg.data.close_mosaic:
         train_set.close_mixing(cfg.optim.epochs - cfg.data.close_mosaic)
     return train_set, val_set
@@ -221,10 +233,10 @@ def describe_model(task: DetectionTask, cfg: Config) -> None:
 
 
 def load_weights(task: DetectionTask, checkpoint: Checkpoint, cfg: Config) -> None:
-    """The weights of --ckpt; what does not fit is left, with a line each, where --ckpt-non-strict is given."""
+    """A checkpoint's weights alone; what does not fit is left, with a line each, where --ckpt-non-strict is given."""
     weights = checkpoint.weights if cfg.optim.use_ema or not cfg.run.val_only else checkpoint.state["model"]
     if not cfg.run.ckpt_non_strict:
-        with names_file(checkpoint, "--ckpt"):
+        with names_file(checkpoint, "--resume" if cfg.run.resume else "--ckpt"):
             task.student.load_state_dict(weights)
         return
     for note in load_fitting(task.student, weights):

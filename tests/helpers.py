@@ -8,17 +8,20 @@ import cv2
 import numpy as np
 import torch
 
+from uhd.checkpoint import save_checkpoint
 from uhd.config import (
     MODEL_CONFIGS,
     AssignConfig,
     Config,
     DataConfig,
+    DistillConfig,
     InputConfig,
     LabelsConfig,
     LossConfig,
     OptimConfig,
 )
 from uhd.data import build_datasets, build_loader
+from uhd.distill_task import build_distill_task, load_teachers
 from uhd.engine import Progress
 from uhd.models import build_model
 from uhd.optim import TrainState
@@ -115,19 +118,23 @@ SMALLEST = {
 """The model section of a tiny network of each architecture."""
 
 
-def make_config(*, arch="ultratinyod", img_size=(32, 32), model=None, loss=None, assign=None, optim=None, data=None):
+def make_config(*, arch="ultratinyod", img_size=(32, 32), model=None, labels=None, distill=None, **sections):
     """A resolved Config of a tiny network; each argument holds a section's values."""
+    loss, assign, optim, data = (sections.pop(name, None) for name in ("loss", "assign", "optim", "data"))
+    assert not sections, sections
     section = {**SMALLEST[arch], **(model or {})}
     if section.get("use_anchor"):
         section = {"anchors": ANCHORS, "num_anchors": 3, **section}
-    classes = section.get("num_classes", 1)
+    known = LabelsConfig(**(labels or {"num_classes": section.get("num_classes", 1)})).resolved()
+    section["num_classes"] = len(known.class_names)
     return Config(
         input=InputConfig(img_size=img_size),
-        labels=LabelsConfig(num_classes=classes).resolved(),
+        labels=known,
         model=MODEL_CONFIGS[arch](**section).completed(),
         data=DataConfig(cache="ram", num_workers=0, **(data or {})),
         loss=LossConfig(**(loss or {})),
         assign=AssignConfig(**(assign or {})),
+        distill=DistillConfig(**(distill or {})),
         optim=OptimConfig(**{"warmup_epochs": 0, "lr_schedule": "constant", **(optim or {})}),
     )
 
@@ -136,6 +143,25 @@ def start(cfg, seed=0):
     """The task of a config and its fresh training state, on the CPU."""
     torch.manual_seed(seed)
     task = build_task(cfg, build_model(cfg.model))
+    return task, TrainState(cfg.optim, task, CPU)
+
+
+def write_teacher(folder, cfg, seed=1, *, shaken=True):
+    """A checkpoint of a config's fresh network, and its path; shaken, it says something else of each cell."""
+    folder.mkdir(parents=True, exist_ok=True)
+    task, state = start(cfg, seed)
+    with torch.no_grad():
+        for name, value in task.student.named_parameters():
+            if shaken and value.dim() < 2 and not name.endswith("wh_scale"):
+                value.copy_(0.7 * torch.randn_like(value))
+    return save_checkpoint(folder, cfg, state, {}, is_best=False)
+
+
+def start_distilled(cfg, seed=0, pictures=8):
+    """The task of a config with teachers in files, and its fresh training state; pictures: those of an epoch."""
+    teachers = load_teachers(cfg)
+    torch.manual_seed(seed)
+    task = build_distill_task(cfg, build_model(cfg.model), teachers, pictures)
     return task, TrainState(cfg.optim, task, CPU)
 
 

@@ -151,20 +151,6 @@ def test_mistake_in_the_flags(mistake, refused, yolo_folder, tmp_path):
     assert "Errno" not in line
 
 
-NOT_BUILT = [
-    ("--teacher-ckpt t.pt", "--teacher-ckpt"),
-    ("--teacher-backbone=t.pth", "--teacher-backbone"),
-    ("--arch cnn --use-anchor --distill-feat 1.0", "--distill-feat"),
-    ("--arch transformer --distill-cosine", "--distill-cosine"),
-]
-
-
-@pytest.mark.parametrize(("flags", "named"), NOT_BUILT)
-def test_flag_of_a_part_that_is_not_built(flags, named, refused, yolo_folder):
-    yolo_folder()
-    refused("--image-dir", "data", *flags.split(), mentions=(named, "not built yet"))
-
-
 def test_cuda_that_is_not_there(refused, yolo_folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     yolo_folder()

@@ -34,6 +34,11 @@ FLAGS = words("""
 --loss-weight-box --loss-weight-obj --loss-weight-cls --loss-weight-quality
 --loss-weight-hm --loss-weight-off --loss-weight-wh --loss-weight-l1 --loss-weight-iou
 --anchor-assigner --assigner --simota-topk
+--teacher-ckpt --teacher-arch --teacher-num-queries --teacher-d-model --teacher-heads --teacher-layers
+--teacher-dim-feedforward --teacher-use-skip --teacher-activation --teacher-use-fpn --teacher-img-size
+--teacher-backbone --teacher-backbone-arch --teacher-backbone-norm --teacher-cache
+--distill-kl --distill-box-l1 --distill-obj --distill-quality --distill-feat --distill-weight --feature-distill-weight
+--distill-temperature --distill-cosine
 --epochs --stop-epoch --patience --batch-size --optimizer --lr --lr-schedule --warmup-epochs --weight-decay
 --grad-clip-norm --use-amp --use-ema --ema-decay
 --conf-thresh --topk --nms-iou --pre-nms-topk
@@ -48,6 +53,7 @@ SWITCHES = words("""
 --use-anchor --use-skip --backbone-skip --backbone-skip-cat --backbone-skip-shuffle-cat --backbone-skip-s2d-cat
 --backbone-fpn --use-fpn --auto-anchors --skip-bad-labels --aug --use-amp --use-ema
 --coco-eval --coco-per-class --ckpt-non-strict --val-only --inspect
+--teacher-use-skip --teacher-use-fpn --distill-cosine
 """)
 
 SHORTCUTS = {
@@ -59,14 +65,6 @@ SHORTCUTS = {
     "--keras_bilinear": "torch_bilinear",
     "--keras_nearest": "torch_nearest",
 }
-
-FLAGS_OF_PARTS_TO_COME = words("""
---teacher-ckpt --teacher-arch --teacher-num-queries --teacher-d-model --teacher-heads --teacher-layers
---teacher-dim-feedforward --teacher-use-skip --teacher-activation --teacher-use-fpn --teacher-backbone
---teacher-backbone-arch --teacher-backbone-norm --teacher-img-size
---distill-kl --distill-box-l1 --distill-obj --distill-quality --distill-cosine --distill-temperature --distill-feat
---distill-weight --feature-distill-weight
-""")
 
 PUBLISHED_DEFAULTS = {
     "input.img_size": (64, 64),
@@ -115,6 +113,13 @@ PUBLISHED_DEFAULTS = {
     "eval.eval_interval": 1,
     "eval.coco_eval": False,
     "eval.coco_per_class": False,
+    **dict.fromkeys((f"distill.teacher_{name}" for name in ("ckpt", "arch", "activation", "backbone")), None),
+    **dict.fromkeys((f"distill.teacher_{name}" for name in ("num_queries", "d_model", "heads", "layers")), None),
+    "distill.teacher_dim_feedforward": None,
+    "distill.teacher_backbone_norm": "imagenet",
+    **dict.fromkeys(("distill.teacher_use_skip", "distill.teacher_use_fpn", "distill.distill_cosine"), False),
+    **dict.fromkeys(("distill.distill_kl", "distill.distill_box_l1", "distill.distill_feat"), 0.0),
+    "distill.distill_temperature": 1.0,
     "run.exp_name": "default",
     "run.resume": None,
     "run.ckpt": None,
@@ -162,8 +167,8 @@ def test_flag_list_is_frozen():
     assert sorted(options(hidden=False)) == sorted(["-h", "--help", *FLAGS, *negations])
 
 
-def test_hidden_flags_are_shortcuts_and_parts_to_come():
-    assert sorted(options(hidden=True)) == sorted([*SHORTCUTS, *FLAGS_OF_PARTS_TO_COME])
+def test_hidden_flags_are_shortcuts():
+    assert sorted(options(hidden=True)) == sorted(SHORTCUTS)
 
 
 def test_flags_are_named_after_their_fields():

@@ -7,6 +7,8 @@ import shlex
 import pytest
 import torch
 from conftest import LABELS, ROOT
+from dinov3 import official_shapes, random_state
+from helpers import make_config, write_teacher
 
 import train
 from uhd.cli import parse_args
@@ -60,14 +62,33 @@ EARLY = {
         "--activation swish --cnn-width 32 --use-skip"
     ),
     "cnn with anchors": f"{EARLY_ANCHORS} --exp-name cnn_anchor_64x64 --output-stride 16",
-    "student of a backbone": f"{EARLY_ANCHORS} --exp-name cnn_anchor_dino_64x64 --output-stride 8",
+    "student of DINOv3 S": (
+        f"{EARLY_ANCHORS} --exp-name cnn_anchor_dino_64x64 --output-stride 8 --distill-feat 1.0 "
+        "--teacher-backbone ckpts/dinov3_vits16_pretrain_lvd1689m-08c60483.pth --teacher-backbone-arch dinov3_vits16"
+    ),
+    "student of DINOv3 S, stride 16": (
+        f"{EARLY_ANCHORS} --exp-name cnn_anchor_dino_s16_64x64 --output-stride 16 --distill-feat 1.0 "
+        "--teacher-backbone ckpts/dinov3_vits16_pretrain_lvd1689m-08c60483.pth --teacher-backbone-arch dinov3_vits16"
+    ),
+    "student of DINOv3 B": (
+        f"{EARLY_ANCHORS} --exp-name cnn_anchor_dino_b16_64x64 --output-stride 8 --distill-feat 1.0 "
+        "--teacher-backbone ckpts/dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth --teacher-backbone-arch dinov3_vitb16"
+    ),
+    "student of ViT-Tiny": (
+        f"{EARLY_ANCHORS} --exp-name cnn_anchor_vitt_64x64 --output-stride 8 --distill-feat 1.0 "
+        "--teacher-backbone ckpts/vitt_distill.pt --teacher-backbone-arch vit_tiny"
+    ),
     "transformer": f"{EARLY_TOKENS} --exp-name transformer_64x64 --epochs 500 --resume '' --layers 3 --use-fpn",
     "transformer of 4 layers": (
         f"{EARLY_TOKENS} --exp-name transformer_64x64 --epochs 500 --resume '' --layers 4 --use-fpn"
     ),
-    "student of a transformer": f"{EARLY_TOKENS} --exp-name transformer_distill_64x64 --epochs 200 --layers 4",
+    "student of a transformer": (
+        f"{EARLY_TOKENS} --exp-name transformer_distill_64x64 --epochs 200 --layers 4 "
+        "--teacher-ckpt runs/teacher_640x640/best_tf_0500_map_0.12345.pt --teacher-arch transformer --teacher-layers 3 "
+        "--distill-kl 1.0 --distill-box-l1 1.0 --distill-temperature 2.0 --distill-cosine"
+    ),
 }
-"""The early document's recipes; those of students without the flags of their teachers, each once."""
+"""The early document's recipes."""
 
 EARLY_GROWTH = f"{EARLY_TOKENS} --exp-name transformer_64x64 --epochs 500 --ckpt {{ckpt}} --ckpt-non-strict --layers 4"
 """Its recipe from three layers to four."""
@@ -151,9 +172,18 @@ def test_keras_knobs_are_known(knobs, caplog):
     assert caplog.records == []
 
 
-def test_keras_distillation_says_that_it_is_not_built():
-    with pytest.raises(ValueError, match="--teacher-ckpt belongs to distillation, which is not built yet"):
-        parse_args(KERAS_DISTILLATION.split())
+def test_keras_distillation_is_read_as_it_is_meant(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    names = tmp_path / "data/wholebody34/obj.names"
+    names.parent.mkdir(parents=True)
+    names.write_text("person\nface\n")
+    cfg, _ = parse_args(KERAS_DISTILLATION.split())
+    distill = cfg.distill
+    assert (distill.teacher_ckpt, distill.distill_weight, distill.feature_distill_weight) == (
+        *("path/to/teacher_weights", 1.0, 0.5),
+    )
+    assert (cfg.run.run_dir, cfg.labels.class_names) == ("runs/ultratinyod_student_distill", ("person", "face"))
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("name", EARLY)
@@ -172,9 +202,19 @@ def test_early_recipe_is_read_as_it_is_meant(name, caplog):
     else:
         anchors = name != "cnn"
         assert (model.arch, model.use_skip, model.use_anchor) == ("cnn", True, anchors)
-        assert model.stride == (8 if name == "student of a backbone" else 16)
+        assert model.stride == (8 if name.startswith("student") and "stride 16" not in name else 16)
         assert (model.cnn_width, model.last_se) == ((64, "se") if anchors else (32, "none"))
         assert (model.num_anchors, model.last_width_scale) == ((5, 1.25) if anchors else (3, 1.0))
+    distill = cfg.distill
+    assert distill.is_on == ("student" in name)
+    assert distill.distill_feat == (1.0 if distill.teacher_backbone else 0.0)
+    arch = {"S": "dinov3_vits16", "B": "dinov3_vitb16"}.get(name.partition("DINOv3 ")[2][:1], "vit_tiny")
+    assert distill.teacher_backbone_arch == (arch if distill.teacher_backbone else "dinov3_vits16")
+    if name == "student of a transformer":
+        assert distill.teacher_ckpt == "runs/teacher_640x640/best_tf_0500_map_0.12345.pt"
+        assert (distill.teacher_arch, distill.teacher_layers) == ("transformer", 3)
+        assert (distill.distill_kl, distill.distill_box_l1, distill.distill_temperature) == (1.0, 1.0, 2.0)
+        assert distill.distill_cosine
     assert caplog.records == []
 
 
@@ -240,6 +280,18 @@ def few(yolo_folder, tmp_path, monkeypatch):
     return ["--image-dir", "data", "--epochs", "1", "--num-workers", "0", "--device", "cpu"]
 
 
+def test_keras_distillation_trains(run_train, few, tmp_path):
+    write_teacher(tmp_path / "path/to", make_config()).rename(tmp_path / "path/to/teacher_weights")
+    (tmp_path / "data/obj.names").write_text("person\n")
+    flags = KERAS_DISTILLATION.replace("data/wholebody34/obj.names", "data/obj.names").split()
+    same_network = ["--arch", "ultratinyod", "--cnn-width", "4", "--img-size", "32x32", "--auto-anchors"]
+    outcome = run_train(*flags, *few, *same_network)
+    assert outcome.code == 0, outcome.err
+    assert outcome.errors == []
+    (row,) = [json.loads(line) for line in (tmp_path / flags[-1] / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < row[f"train/{name}"] < math.inf for name in ("distill", "feature_distill"))
+
+
 def last_weights(run_dir, epoch):
     """The weights after an epoch, read from its file."""
     (path,) = run_dir.glob(f"last_*_{epoch:04d}_map_*.pt")
@@ -257,15 +309,25 @@ def check_early_recipe(name, run, tmp_path):
     terms = {"cnn": {"hm", "off", "wh"}, "tf": {"cls", "l1", "iou"}, "anchors": {"box", "obj", "cls"}}
     tag = "tf" if "transformer" in name else "cnn"
     kind = "anchors" if "--use-anchor" in flags else tag
-    assert {key.removeprefix("train/") for key in row if key.startswith("train/")} == {"loss", *terms[kind]}
+    learned = {"student of a transformer": {"distill_kl", "distill_box_l1"}, "student of ViT-Tiny": {"distill_feat"}}
+    wanted = {"loss", *terms[kind], *learned.get(name, ())}
+    assert {key.removeprefix("train/") for key in row if key.startswith("train/")} == wanted
     assert 0 < row["train/loss"] < math.inf
     best = (run_dir / "best.pt").resolve()
     assert best.name == f"best_{tag}_0001_map_{row['val/mAP@0.5']:.5f}.pt"
     return best.relative_to(tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name in EARLY if name != "transformer"])
+@pytest.mark.parametrize("name", [name for name in EARLY if name != "transformer" and "DINOv3" not in name])
 def test_early_recipe_trains(name, run_train, few, tmp_path):
+    if name == "student of ViT-Tiny":
+        (tmp_path / "ckpts").mkdir()
+        torch.save(random_state(official_shapes(192)), tmp_path / "ckpts/vitt_distill.pt")
+    if name == "student of a transformer":
+        sizes = {"num_queries": 10, "d_model": 64, "heads": 4, "layers": 3, "dim_feedforward": 128}
+        cfg = make_config(arch="transformer", img_size=(96, 96), model=sizes)
+        path = write_teacher(tmp_path / "runs/teacher_640x640", cfg)
+        path.rename(path.with_name("best_tf_0500_map_0.12345.pt"))
     check_early_recipe(name, lambda *flags: run_train(*flags, *few), tmp_path)
 
 

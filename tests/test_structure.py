@@ -28,8 +28,10 @@ LAYERS: dict[str, int] = {
     "uhd.data": 2,
     "uhd.eval": 2,
     "uhd.models": 2,
+    "uhd.distill": 3,
     "uhd.losses": 3,
     "uhd.checkpoint": 4,
+    "uhd.distill_task": 4,
     "uhd.ema": 4,
     "uhd.engine": 4,
     "uhd.inspection": 4,
@@ -66,7 +68,9 @@ ONLY_IN = {
     "onnx": {f"uhd.export.{name}" for name in ("build", "graph", "info", "onnx_file", "quantize", "suppression")}
     | {f"uhd.export.{name}" for name in ("report", "tflite", "verify")},
     "onnxruntime": {"uhd.runtime", "uhd.export.quantize"},
+    "safetensors": {"uhd.distill.vit_files"},
     "scipy": {"uhd.assigners.hungarian"},
+    "timm": {"uhd.distill.backbones"},
     "ai_edge_litert": set[str](),  # by name only, where it is installed
 }
 """Third-party modules and the only modules of the package that may import them."""

@@ -258,14 +258,14 @@ def test_many_skipped_steps_over_a_run_do_not_end_its_learning(folder):
     ],
 )
 def test_run_stops_after_more_than_ten_bad_steps_in_a_row(run_train, tmp_path, monkeypatch, folder, batch, bad, code):
-    build_task = train.build_task
+    build_task = train.build_distill_task
 
     def poisoned(*args):
         task = build_task(*args)
         task.criterion = PoisonedCriterion(task.criterion, set(bad))
         return task
 
-    monkeypatch.setattr(train, "build_task", poisoned)
+    monkeypatch.setattr(train, "build_distill_task", poisoned)
     flags = {"train_split": 1, "val_split": 0, "aug": False, "batch_size": batch, "epochs": 16 if batch > 1 else 2}
     outcome = run_train(*train_args(folder, tmp_path / "run", **flags))
     assert outcome.code == code

@@ -56,7 +56,8 @@ def read_checkpoint(path: Path | str, flag: str = "--ckpt") -> Checkpoint:
     except pickle.UnpicklingError:  # torch's message is a page on how to load it regardless
         raise ValueError(f"{flag} {path}: not a complete checkpoint (expected tensors and plain values only)") from None
     except Exception as error:  # torch.load raises whatever its zip reader and unpickler raise
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        reason = text.splitlines()[0][:120] if text else type(error).__name__
         raise ValueError(f"{flag} {path}: not a complete checkpoint ({reason})") from None
     parts = {"program", "format", "versions", "config", "state", "metrics"}
     if not isinstance(content, dict) or content.get("program") != "uhd" or not parts <= content.keys():

@@ -32,18 +32,6 @@ from uhd.precedence import Typed, configure
 if TYPE_CHECKING:
     from uhd.checkpoint import Checkpoint
 
-# Flags of the interface whose part of the program does not exist yet: an error, never silently taken.
-NOT_BUILT: dict[str, tuple[str, ...]] = {
-    "distillation": (
-        "--teacher-ckpt", "--teacher-arch", "--teacher-num-queries", "--teacher-d-model", "--teacher-heads",
-        "--teacher-layers", "--teacher-dim-feedforward", "--teacher-use-skip", "--teacher-activation",
-        "--teacher-use-fpn", "--teacher-backbone", "--teacher-backbone-arch", "--teacher-backbone-norm",
-        "--teacher-img-size", "--distill-kl", "--distill-box-l1", "--distill-obj", "--distill-quality",
-        "--distill-cosine", "--distill-temperature", "--distill-feat", "--distill-weight",
-        "--feature-distill-weight",
-    ),
-}  # fmt: skip
-
 
 class Parser(argparse.ArgumentParser):
     """argparse that reports a mistake as a ValueError of one line."""
@@ -91,7 +79,6 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of train.py."""
     parser = _new_parser("train.py", "Train, validate and inspect ultra-lightweight people detectors.")
     _add_flags(parser, flag_fields())
-    _add_not_built(parser, NOT_BUILT)
     return parser
 
 

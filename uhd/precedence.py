@@ -158,6 +158,11 @@ def _from_checkpoint(typed: Typed, checkpoint: Checkpoint) -> Config:
             if continues and field_scope(type(base), f) == "training"
         }
         sections[name] = _section(name, {**sections["model"].training_defaults, **kept, **typed})
+    if typed.get("resume") and sections["distill"].is_on != saved.distill.is_on:
+        kind = "a" if saved.distill.is_on else "no"
+        raise ValueError(
+            f"--resume: the run learns from {kind} teacher, which cannot change; start a new one by --ckpt"
+        )
     return finish(Config(**sections))
 
 
@@ -319,6 +324,7 @@ def _warn_unused(typed: Typed, cfg: Config) -> None:
         idle["loss_weight_quality"] = "has no effect without --use-improved-head"
     if not cfg.optim.use_ema:
         idle["ema_decay"] = "has no effect without --use-ema"
+    idle |= cfg.distill.idle()
     for name, remark in idle.items():
         if name in typed and name not in foreign:
             log.warning("%s %s", flag_of(name), remark)

@@ -16,6 +16,8 @@ from uhd.types import Targets
 Terms = dict[str, Tensor]
 Backward = Callable[[Tensor], None]
 """Adds the gradient of a loss to that of the weights."""
+Extra = Callable[[Preds, slice], Terms]
+"""Further terms of the raw maps of some rows of a batch, as their share of the batch's."""
 
 
 def sum_terms(terms: Terms) -> Tensor:
@@ -44,14 +46,18 @@ class DetectionTask(nn.Module):
         terms: Terms = self.criterion(preds, targets)
         return terms
 
-    def learn(self, images: Tensor, targets: Targets, backward: Backward) -> Terms:
-        """The terms of a batch, detached; their gradient is added to the weights' by one or more calls of backward."""
+    def learn(self, images: Tensor, targets: Targets, backward: Backward, extra: Extra | None = None) -> Terms:
+        """The terms of a batch, detached; their gradient is added to the weights' by one or more calls of backward.
+
+        extra gives terms beside the criterion's.
+        """
         # Elsewhere than on the CPU the whole batch at once is what keeps the device busy.
         if isinstance(self.student, SplitDetector) and images.device.type == "cpu" and len(images) > self.student.part:
             assert isinstance(self.criterion, SeparableCriterion)
-            return self._learn_in_parts(self.student, self.criterion, (images, targets), backward)
-        with self._autocast(images):
-            terms = self(images, targets)
+            return self._learn_in_parts(self.student, self.criterion, (images, targets), backward, extra)
+        with self.autocast(images):
+            preds = self.student(images)
+            terms = self.terms(preds, targets) | (extra(preds, slice(None)) if extra else {})
         backward(sum_terms(terms))
         return {name: value.detach() for name, value in terms.items()}
 
@@ -61,6 +67,7 @@ class DetectionTask(nn.Module):
         criterion: SeparableCriterion,
         batch: tuple[Tensor, Targets],
         backward: Backward,
+        extra: Extra | None,
     ) -> Terms:
         """The same, where most of the network sees a few pictures at a time: its activations fit the cache.
 
@@ -69,7 +76,7 @@ class DetectionTask(nn.Module):
         differentiated. The parts' gradients meet at the tokens, from where they go back through `embed` at once.
         """
         images, targets = batch
-        with self._autocast(images):
+        with self.autocast(images):
             tokens, grid = student.embed(images)
         leaf = tokens.detach().requires_grad_()
         divisor = criterion.normaliser(targets)
@@ -77,17 +84,20 @@ class DetectionTask(nn.Module):
         for start in range(0, len(images), student.part):
             rows = slice(start, start + student.part)
             part = targets.rows(rows)
-            with self._autocast(images):
-                terms = self.terms(student.attend(leaf[rows], grid), part)
+            with self.autocast(images):
+                preds = student.attend(leaf[rows], grid)
+                terms = self.terms(preds, part)
+                further = extra(preds, rows) if extra else {}
             share = criterion.normaliser(part) / divisor
-            terms = {name: value * share for name, value in terms.items()}
+            terms = {name: value * share for name, value in terms.items()} | further
             backward(sum_terms(terms))
             for name, value in terms.items():
                 total[name] = total[name] + value.detach() if name in total else value.detach()
         tokens.backward(leaf.grad)  # type: ignore[no-untyped-call]
         return total
 
-    def _autocast(self, images: Tensor) -> AbstractContextManager[None]:
+    def autocast(self, images: Tensor) -> AbstractContextManager[None]:
+        """The precision in which networks look at these images while one learns."""
         kind = images.device.type
         dtype = torch.float16 if kind == "cuda" else torch.bfloat16
         return torch.autocast(kind, dtype=dtype, enabled=self.use_amp)

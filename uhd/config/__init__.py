@@ -13,6 +13,7 @@ from typing import Any
 
 from uhd.config.archs import CNNConfig, TransformerConfig, UltraTinyODConfig
 from uhd.config.demo import DemoConfig
+from uhd.config.distill import DistillConfig
 from uhd.config.export import DynamicAxes, ExportConfig
 from uhd.config.inputs import InputConfig, LabelsConfig
 from uhd.config.model import MODEL_CONFIGS, AnchorModelConfig, ModelConfig
@@ -27,7 +28,7 @@ from uhd.config.run import (
     OptimConfig,
     RunConfig,
 )
-from uhd.config.values import RESIZE_MODE_ALIASES, ResizeMode, ScoreMode, parse_size
+from uhd.config.values import RESIZE_MODE_ALIASES, ResizeMode, ScoreMode, Size, parse_size
 
 __all__ = [
     "DEMO_PRESET",
@@ -42,6 +43,7 @@ __all__ = [
     "DataConfig",
     "DecodeConfig",
     "DemoConfig",
+    "DistillConfig",
     "DynamicAxes",
     "EvalConfig",
     "ExportConfig",
@@ -56,6 +58,7 @@ __all__ = [
     "Scope",
     "ScoreMode",
     "Section",
+    "Size",
     "TransformerConfig",
     "UltraTinyODConfig",
     "field_scope",
@@ -76,6 +79,7 @@ class Config:
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
     assign: AssignConfig = AssignConfig()
+    distill: DistillConfig = DistillConfig()
     optim: OptimConfig = OptimConfig()
     decode: DecodeConfig = DecodeConfig()
     eval: EvalConfig = EvalConfig()

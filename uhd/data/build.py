@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uhd.augment import Pipeline
-from uhd.config import DataConfig, InputConfig, LabelsConfig
+from uhd.config import DataConfig, InputConfig, LabelsConfig, Size
 from uhd.data.cache import ImageSpec, ImageStore, open_images
 from uhd.data.cache_file import Entry
 from uhd.data.dataset import Annotations, DetectionDataset, Problems
@@ -31,11 +31,13 @@ def build_datasets(
     transform: Pipeline | None = None,
     *,
     need_train: bool = True,
+    train_size: Size | None = None,
 ) -> tuple[DetectionDataset, DetectionDataset]:
     """Lists, reads and checks the training and the validation set; only the first is augmented.
 
     Where the transform gains by it, training pictures are kept at --cache-px and brought to the network's size at the
-    end. labels_cfg is resolved. need_train=False leaves the training set empty.
+    end. labels_cfg is resolved. need_train=False leaves the training set empty. train_size: size of the training
+    pictures where they are not to be of the network's (a teacher sees more).
 
     Raises ValueError for lists, folders and label lines that are wrong, and where no picture of a set is left; an empty
     validation set is one only where --val-split is 0 and warned of.
@@ -50,12 +52,13 @@ def build_datasets(
         _log.warning("no picture to validate with: --val-split is %s", data_cfg.val_split)
     spec = ImageSpec(input_cfg.img_size, input_cfg.resize_mode)
     reduced = input_cfg.resize_mode == "opencv_inter_area"
-    larger = transform is not None and transform.needs_detail and data_cfg.cache_px > max(input_cfg.img_size)
-    size = (data_cfg.cache_px, data_cfg.cache_px) if larger else input_cfg.img_size
+    train_size = train_size or input_cfg.img_size
+    larger = transform is not None and transform.needs_detail and data_cfg.cache_px > max(train_size)
+    size = (data_cfg.cache_px, data_cfg.cache_px) if larger else train_size
     train = read_set("training", train_paths, replace(spec, size=size, reduced=reduced), labels_cfg, data_cfg)
     val = read_set("validation", val_paths, spec, labels_cfg, data_cfg)
     if transform is not None and larger:
-        transform = transform.with_output(partial(resize, size=input_cfg.img_size, mode=input_cfg.resize_mode))
+        transform = transform.with_output(partial(resize, size=train_size, mode=input_cfg.resize_mode))
     train.transform = transform
     return train, val
 

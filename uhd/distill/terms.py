@@ -1,0 +1,99 @@
+"""Distances between what a student and a teacher say; each is 0 where both say the same.
+
+Every function gives one value a picture, [B], so that a batch can be learned in parts. Nothing flows back to the
+teacher: its tensors carry no gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import box_iou
+
+from uhd.distill.views import View
+
+_EPS = 1e-6
+MATCHED = 30
+"""Candidates of the teacher that are matched by their boxes where places do not correspond."""
+
+
+def bernoulli_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(teacher || student) of independent probabilities, from logits of one shape; times temperature squared.
+
+    The square keeps the size of the gradient (Hinton et al., arXiv:1503.02531, section 2).
+    """
+    student, teacher = student / temperature, teacher / temperature
+    target = teacher.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(student, target, reduction="none")
+    own = F.binary_cross_entropy_with_logits(teacher, target, reduction="none")
+    return (cross - own) * temperature**2
+
+
+def softmax_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(teacher || student) [...] of the classes' softmax, from logits [...,C]; times temperature squared."""
+    log_s, log_t = (logits.div(temperature).log_softmax(dim=-1) for logits in (student, teacher))
+    return F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(dim=-1) * temperature**2
+
+
+def class_divergence(student: View, teacher: View, temperature: float) -> Tensor:
+    """Of views whose candidates correspond one by one: the divergence of the classes.
+
+    A softmax is a statement on each query, so all count alike. Class logits of anchors say something only where there
+    is somebody, so priors count by the teacher's score. Of a heat map every cell counts; the sum is divided by the
+    sum of the teacher's scores.
+    """
+    if student.is_softmax:
+        return softmax_kl(student.cls, teacher.cls, temperature).mean(dim=1)
+    divergence = bernoulli_kl(student.cls, teacher.cls, temperature).sum(dim=2)
+    scores = teacher.scores.amax(dim=2)
+    if student.obj is None:
+        return divergence.sum(dim=1) / scores.sum(dim=1).clamp(min=1)
+    return weighted_mean(divergence, scores)
+
+
+def score_divergence(student: View, teacher: View, temperature: float) -> Tensor:
+    """Of views of any heads, one by one: the divergence of what decoding ranks by, weighted by the teacher's score."""
+    ours, theirs = torch.logit(student.scores, eps=_EPS), torch.logit(teacher.scores, eps=_EPS)
+    return weighted_mean(bernoulli_kl(ours, theirs, temperature).sum(dim=2), teacher.scores.amax(dim=2))
+
+
+def logit_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """Of logits [B,N] (objectness, quality): the sum of the divergences by the sum of the teacher's probabilities."""
+    return bernoulli_kl(student, teacher).sum(dim=1) / teacher.sigmoid().sum(dim=1).clamp(min=1)
+
+
+def box_distance(student: View, teacher: View) -> Tensor:
+    """The mean over candidates of the boxes' L1 distance (sum of four coordinates), weighted by the teacher's score."""
+    return weighted_mean((student.boxes - teacher.boxes).abs().sum(dim=2), teacher.scores.amax(dim=2))
+
+
+def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Of features [B,F,h,w]: the mean over cells of the squared distance of the channels' vectors, each of length 1."""
+    student, teacher = (F.normalize(features.float(), dim=1) for features in (student, teacher))
+    return (student - teacher).square().sum(dim=1).mean(dim=(1, 2))
+
+
+def square_difference(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean square difference of two maps [B,...]."""
+    return (student.float() - teacher.float()).square().flatten(1).mean(dim=1)
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Means [B] of values [B,N] by weights [B,N] >= 0; weights of less than one candidate in sum count as one's."""
+    return (values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+@torch.no_grad()
+def match_by_boxes(student: View, teacher: View) -> tuple[Tensor, Tensor]:
+    """Indices [B,M] of candidates of the student and of the teacher that stand for the same objects.
+
+    The M best of the teacher by score (the box of a person often several times, which counts as often); each gets the
+    candidate of the student that is nearest by L1 distance less IoU, DETR's cost without the class.
+    """
+    count = min(MATCHED, teacher.scores.shape[1])
+    chosen = teacher.scores.amax(dim=2).topk(count, dim=1).indices
+    wanted = teacher.take(chosen).boxes
+    cost = torch.cdist(wanted, student.boxes, p=1)
+    overlap = torch.stack([box_iou(a, b) for a, b in zip(wanted, student.boxes, strict=True)])
+    return (cost - overlap.nan_to_num()).argmin(dim=2), chosen

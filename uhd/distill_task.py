@@ -1,0 +1,289 @@
+"""Distillation as a task: a student that learns from truths and from what teachers say of the same pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import uhd
+from uhd.checkpoint import names_file, read_checkpoint
+from uhd.config import Config, DistillConfig, InputConfig, LabelsConfig, ModelConfig, Size, flag_of
+from uhd.data.dataset import DetectionDataset
+from uhd.distill.backbones import BackboneTeacher, load_backbone
+from uhd.distill.cache import LessonCache, arrays_of, cache_folder, file_digest, open_lessons, write_lessons
+from uhd.distill.distillation import NETWORK_ENTRIES, Distillation, Lesson, TeacherPlan
+from uhd.distill.resize import resize_batch
+from uhd.distill.teachers import NetworkTeacher
+from uhd.engine import Progress, to_input
+from uhd.models import Detector, Preds, build_model
+from uhd.task import Backward, DetectionTask, Extra, Terms, build_task
+from uhd.types import Targets
+
+_OVERRIDES = {
+    "teacher_num_queries": "num_queries",
+    "teacher_d_model": "d_model",
+    "teacher_heads": "heads",
+    "teacher_layers": "layers",
+    "teacher_dim_feedforward": "dim_feedforward",
+    "teacher_use_skip": "use_skip",
+    "teacher_activation": "activation",
+    "teacher_use_fpn": "use_fpn",
+}
+"""Fields of `DistillConfig` that stand for one of the teacher's own section."""
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Those of a run; at least one is there. plan goes with the network."""
+
+    network: NetworkTeacher | None
+    plan: TeacherPlan | None
+    backbone: BackboneTeacher | None
+
+    def modules(self) -> list[nn.Module]:
+        """The networks."""
+        return [module for module in (self.network, self.backbone) if module is not None]
+
+    def picture_size(self, student: Size) -> Size:
+        """The size of pictures from which every network's own is made: the largest, side by side."""
+        if self.network is None:
+            return student
+        return max(student[0], self.network.size[0]), max(student[1], self.network.size[1])
+
+
+class DistillTask(DetectionTask):
+    """A student that learns from teachers too.
+
+    Its `learn` takes pictures of `Teachers.picture_size`. The adapter and the ramp belong to the criterion's state, so
+    that they are optimised, saved and resumed with it; the teachers belong to nothing that is.
+    """
+
+    def __init__(
+        self, base: DetectionTask, teachers: Teachers, distillation: Distillation, input_cfg: InputConfig, grid: Size
+    ) -> None:
+        super().__init__(base.student, base.criterion, use_amp=base.use_amp)
+        self.criterion.add_module("distillation", distillation)
+        self.input = input_cfg
+        self.grid = grid
+        self.cache: LessonCache | None = None
+        # In a list, where torch does not find them: they are no part of what is trained.
+        self._teachers = [teachers]
+
+    @property
+    def distillation(self) -> Distillation:
+        """The terms, with their adapter and ramp."""
+        distillation = self.criterion.get_submodule("distillation")
+        assert isinstance(distillation, Distillation)
+        return distillation
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> DistillTask:
+        """Moves the teachers along (torch calls this for every change of device or type)."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for teacher in self._teachers[0].modules():
+            teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def learn(self, images: Tensor, targets: Targets, backward: Backward, extra: Extra | None = None) -> Terms:
+        """As a task without teachers learns, and from them."""
+        inputs = resize_batch(images, self.input.img_size, self.input.resize_mode)
+        if inputs is not images:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        lesson = self.cache.lesson(targets.image_ids, images.device) if self.cache else self.lesson(images)
+
+        def distilled(preds: Preds, rows: slice) -> Terms:
+            part = lesson.rows(rows)
+            share = len(targets.image_ids[rows]) / len(targets.image_ids)
+            found = self.distillation(preds, part)
+            further = extra(preds, rows) if extra else {}
+            return {name: value * share for name, value in found.items()} | further
+
+        terms = super().learn(inputs, targets, backward, distilled)
+        self.distillation.advance(len(images))
+        return terms
+
+    @torch.no_grad()
+    def lesson(self, images: Tensor) -> Lesson:
+        """What the teachers say of pictures."""
+        teachers = self._teachers[0]
+        with self.autocast(images):
+            preds = teachers.network(images) if teachers.network is not None else None
+            features = preds["features"] if preds is not None and self.needs_features else None
+            if teachers.backbone is not None:
+                features = teachers.backbone(images, self.grid)
+        return Lesson(preds, features)
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether a term compares features."""
+        cfg = self.distillation.cfg
+        return bool(cfg.distill_feat or cfg.feature_distill_weight)
+
+    def remember(self, dataset: DetectionDataset, cfg: Config, progress: Progress) -> None:
+        """Lets the teachers say once, for all epochs, what they see in each picture; kept in --teacher-cache.
+
+        The pictures must be the same in every epoch. Raises ValueError where the folder cannot be used.
+        """
+        assert cfg.distill.teacher_cache is not None
+        device = next(self.student.parameters()).device
+        sample = self.lesson(torch.zeros(1, 3, *self._teachers[0].picture_size(self.input.img_size), device=device))
+        fixed = sample.preds and {name: value for name, value in sample.preds.items() if name in NETWORK_ENTRIES}
+        folder = cache_folder(Path(cfg.distill.teacher_cache), self._facts(dataset, cfg))
+        try:
+            if not folder.exists():
+                write_lessons(folder, len(dataset), self._lessons(dataset, cfg.optim.batch_size, progress))
+        except OSError as error:
+            raise ValueError(f"--teacher-cache {folder.parent}: cannot be written ({error.strerror})") from None
+        self.cache = open_lessons(folder, len(dataset), set(arrays_of(sample)), fixed)
+
+    def _facts(self, dataset: DetectionDataset, cfg: Config) -> dict[str, Any]:
+        """All that the teachers' outputs depend on."""
+        distill = dataclasses.asdict(cfg.distill)
+        teachers = {name: value for name, value in distill.items() if name.startswith("teacher_")}
+        files = [path for path in (cfg.distill.teacher_ckpt, cfg.distill.teacher_backbone) if path]
+        states = [os.stat(path) for path in dataset.paths]
+        return {
+            "teachers": {**teachers, "teacher_cache": None},
+            "files": [file_digest(path) for path in files],
+            "features": self.needs_features,
+            "precision": self.use_amp,
+            "program": uhd.__version__,
+            "grid": self.grid,
+            "sizes": [self._teachers[0].picture_size(self.input.img_size), self.input.resize_mode],
+            "pictures": [[path, s.st_size, s.st_mtime_ns] for path, s in zip(dataset.paths, states, strict=True)],
+        }
+
+    def _lessons(
+        self, dataset: DetectionDataset, batch_size: int, progress: Progress
+    ) -> Iterator[tuple[slice, Lesson]]:
+        device = next(self.student.parameters()).device
+        starts = range(0, len(dataset), batch_size)
+        for start in tqdm(starts, desc=progress.title, leave=False, dynamic_ncols=True, disable=None):
+            progress.check()
+            indices = range(start, min(start + batch_size, len(dataset)))
+            images = dataset.__getitems__([(0, index) for index in indices]).images
+            yield slice(start, start + len(indices)), self.lesson(to_input(images, device))
+
+
+def load_teachers(cfg: Config) -> Teachers | None:
+    """The teachers that the flags name; None where nothing is learned from one.
+
+    Raises ValueError for files that cannot be used, classes that the teacher does not know, and a size it cannot see.
+    """
+    if not cfg.distill.is_on:
+        return None
+    if cfg.distill.teacher_cache and cfg.data.aug:
+        raise ValueError("--teacher-cache: needs --no-aug; augmented pictures are new to the teacher in every epoch")
+    network, plan, backbone = None, None, None
+    if cfg.distill.teacher_ckpt:
+        network, plan = _load_network(cfg.distill.teacher_ckpt, cfg)
+    if cfg.distill.teacher_backbone:
+        names = cfg.distill.teacher_backbone_arch, cfg.distill.teacher_backbone_norm
+        backbone = load_backbone(cfg.distill.teacher_backbone, *names)
+    return Teachers(network, plan, backbone)
+
+
+def _load_network(path: str, cfg: Config) -> tuple[NetworkTeacher, TeacherPlan]:
+    checkpoint = read_checkpoint(path, "--teacher-ckpt")
+    section = _overridden(checkpoint.config.model, cfg.distill)
+    model = build_model(section)
+    with names_file(checkpoint, "--teacher-ckpt"):
+        model.load_state_dict(checkpoint.weights)
+    size = cfg.distill.teacher_img_size or checkpoint.config.input.img_size
+    if any(side % model.stride for side in size):
+        shown = f"{size[0]}x{size[1]}"
+        raise ValueError(f"--teacher-img-size {shown}: expected multiples of {model.stride}, the teacher's stride")
+    classes = _classes(checkpoint.config.labels, cfg.labels, path)
+    return NetworkTeacher(model, size, checkpoint.config.input.resize_mode), TeacherPlan(section, classes)
+
+
+def _overridden(section: ModelConfig, cfg: DistillConfig) -> ModelConfig:
+    """The teacher's section with what the flags say of it."""
+    if cfg.teacher_arch not in (None, section.arch):
+        raise ValueError(
+            f"--teacher-arch {cfg.teacher_arch}, but --teacher-ckpt {cfg.teacher_ckpt} is a {section.arch}"
+        )
+    known = {f.name for f in dataclasses.fields(section)}
+    for flag, name in _OVERRIDES.items():
+        value = getattr(cfg, flag)
+        if value is None or value is False:
+            continue
+        if name not in known:
+            raise ValueError(f"{flag_of(flag)}: the teacher is a {section.arch}, which has no {flag_of(name)}")
+        try:
+            section = dataclasses.replace(section, **{name: value})
+        except ValueError as error:
+            raise ValueError(str(error).replace(flag_of(name), flag_of(flag), 1)) from None
+    return section
+
+
+def _classes(teacher: LabelsConfig, student: LabelsConfig, path: str) -> list[int]:
+    """The teacher's index of each class of the student, by name; one class alone is the same whatever it is called."""
+    if len(teacher.class_names) == len(student.class_names) == 1:
+        return [0]
+    unknown = [name for name in student.class_names if name not in teacher.class_names]
+    if unknown:
+        raise ValueError(
+            f"--teacher-ckpt {path} knows the classes {', '.join(teacher.class_names)}; "
+            f"the student's {', '.join(unknown)} is none of them"
+        )
+    return [teacher.class_names.index(name) for name in student.class_names]
+
+
+def build_distill_task(cfg: Config, student: Detector, teachers: Teachers | None, num_pictures: int) -> DetectionTask:
+    """The task of a resolved config; num_pictures is the size of the training set."""
+    task = build_task(cfg, student)
+    if teachers is None:
+        return task
+    mine = _probe(student, cfg.input.img_size)
+    theirs = None
+    if teachers.network is not None:
+        theirs = _probe(teachers.network, teachers.network.size)
+        _check_shapes(cfg.distill, mine, theirs)
+        if (
+            cfg.distill.distill_weight
+            and teachers.plan
+            and teachers.plan.classes != list(range(len(cfg.labels.class_names)))
+        ):
+            raise ValueError(
+                "--distill-weight: the teacher has the classes in another order; --distill-kl finds them by name"
+            )
+    grid = mine["features"].shape[2], mine["features"].shape[3]
+    widths = None
+    if cfg.distill.distill_feat:
+        source = teachers.backbone.width if teachers.backbone is not None else 0
+        widths = mine["features"].shape[1], source or (theirs or {})["features"].shape[1]
+    # The loader leaves out a last batch of a single picture.
+    lone = num_pictures > cfg.optim.batch_size and num_pictures % cfg.optim.batch_size == 1
+    total = cfg.optim.epochs * (num_pictures - lone)
+    distillation = Distillation(cfg.distill, student.cfg, teachers.plan, widths, total)
+    return DistillTask(task, teachers, distillation, cfg.input, grid)
+
+
+@torch.no_grad()
+def _probe(model: nn.Module, size: Size) -> Preds:
+    """What a network gives for a black picture; its mode stays as it is."""
+    was_training = model.training
+    preds: Preds = model.eval()(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
+    model.train(was_training)
+    return preds
+
+
+def _check_shapes(cfg: DistillConfig, mine: Preds, theirs: Preds) -> None:
+    """ValueError for a plain mean square difference of maps of different shapes."""
+    pairs = {"feature_distill_weight": ["features"], "distill_weight": sorted({*mine, *theirs} - {"features"})}
+    for flag, names in pairs.items():
+        for name in names if getattr(cfg, flag) else ():
+            shapes = [list(preds[name].shape[1:]) if name in preds else "none" for preds in (mine, theirs)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"{flag_of(flag)}: the student's {name} is {shapes[0]}, the teacher's {shapes[1]}; expected the "
+                    "same (--distill-kl and --distill-feat compare other networks)"
+                )
