@@ -242,7 +242,7 @@ def _moved(sample: Sample, source: Window, target: Window, fill: tuple[int, int,
 def _cropped(sample: Sample, sides: tuple[int, int], min_visibility: float, rng: np.random.Generator) -> Sample:
     """A window of sides (width, height) pixels at a random place, as the whole picture."""
     height, width = sample.image.shape[:2]
-    x, y = rng.integers((width - sides[0] + 1, height - sides[1] + 1)).tolist()
+    x, y = int(rng.integers(width - sides[0] + 1)), int(rng.integers(height - sides[1] + 1))
     canvas = np.empty(sample.image.shape, np.uint8)
     window = Window(x, y, x + sides[0], y + sides[1])
     return Sample(canvas, *show(sample, window, canvas, whole(canvas), min_visibility))

@@ -102,9 +102,9 @@ class CopyPaste(MultiImageOp):
                 target = self._place(window, canvas, rng)
                 layers.append((target, view.show(source, window, canvas, target, self.min_visibility)))
         covered = np.zeros(canvas.shape[:2], np.bool_)
-        seen = []
+        seen: list[Truths] = []
         for window, truths in reversed(layers):
-            seen.append(uncovered(truths, covered, self.min_visibility))
+            seen.append(uncovered(truths, covered, self.min_visibility) if seen else truths)
             covered[window.y1 : window.y2, window.x1 : window.x2] = True
         return Sample(canvas, *join(seen[::-1]))
 
@@ -121,7 +121,7 @@ class CopyPaste(MultiImageOp):
         height, width = canvas.shape[:2]
         factor = min(rng.uniform(*self.scale_jitter), width / window.width, height / window.height)
         across, down = max(1, round(window.width * factor)), max(1, round(window.height * factor))
-        x, y = rng.integers((width - across + 1, height - down + 1)).tolist()
+        x, y = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
         return Window(x, y, x + across, y + down)
 
 
@@ -136,17 +136,19 @@ def uncovered(truths: Truths, covered: NDArray[np.bool_], min_visibility: float)
     left = np.ones(len(labels), np.bool_)
     for i, (x1, y1, x2, y2) in enumerate(_whole_pixels(boxes * size).tolist()):
         seen = ~covered[y1:y2, x1:x2]
-        if seen.all():
+        count = np.count_nonzero(seen)
+        if count == seen.size:
             continue
-        columns, rows = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=1))
-        left[i] = len(rows) > 0
+        left[i] = count > 0
         if not left[i]:
             continue
-        if seen.mean() < min_visibility:
+        if count < min_visibility * seen.size:
             labels[i] = IGNORED
-        visible = np.array([x1 + columns[0], y1 + rows[0], x1 + columns[-1] + 1, y1 + rows[-1] + 1]) / size
-        boxes[i, :2] = np.maximum(boxes[i, :2], visible[:2])
-        boxes[i, 2:] = np.minimum(boxes[i, 2:], visible[2:])
+        columns, rows = np.atleast_1d(seen.any(axis=0)), np.atleast_1d(seen.any(axis=1))
+        first = np.array([x1 + int(columns.argmax()), y1 + int(rows.argmax())]) / size[:2]
+        last = np.array([x2 - int(columns[::-1].argmax()), y2 - int(rows[::-1].argmax())]) / size[:2]
+        boxes[i, :2] = np.maximum(boxes[i, :2], first)
+        boxes[i, 2:] = np.minimum(boxes[i, 2:], last)
     return boxes[left], labels[left]
 
 
@@ -159,5 +161,5 @@ def _part(image: Image, quarter: Window, scale: float, rng: np.random.Generator)
     """The window of an image that fills a quarter at this scale, at a random place."""
     height, width = image.shape[:2]
     across, down = min(max(1, round(quarter.width / scale)), width), min(max(1, round(quarter.height / scale)), height)
-    x, y = rng.integers((width - across + 1, height - down + 1)).tolist()
+    x, y = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
     return Window(x, y, x + across, y + down)
