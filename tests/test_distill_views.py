@@ -9,7 +9,7 @@ from torchvision.ops import box_iou
 from uhd.data.resize import resize
 from uhd.distill.resize import resize_batch
 from uhd.distill.terms import MATCHED, match_by_boxes
-from uhd.distill.views import View, resample, view_of, with_classes
+from uhd.distill.views import View, covers, resample, view_of, with_classes
 from uhd.models import build_model
 
 NETS = {
@@ -41,11 +41,11 @@ def random_view(cells, batch=2, classes=2, seed=0):
     count = cells[0] * cells[1] * cells[2]
     shape = (batch, count)
     scores, logits = torch.rand(*shape, classes), torch.randn(*shape, classes)
-    return View(torch.rand(*shape, 4), scores, logits, torch.randn(shape), torch.randn(shape), False, cells)
+    return View(torch.rand(*shape, 4), scores, scores, logits, torch.randn(shape), torch.randn(shape), False, cells)
 
 
 def parts(view):
-    return {name: getattr(view, name) for name in ("boxes", "scores", "cls", "obj", "quality")}
+    return {name: getattr(view, name) for name in ("boxes", "scores", "ranking", "cls", "obj", "quality")}
 
 
 def check_same(view, other):
@@ -153,22 +153,22 @@ def test_of_a_finer_grid_the_best_cell_speaks(cells, grid):
 
 
 @pytest.mark.parametrize(
-    ("cells", "grid", "rows", "columns"),
+    ("cells", "grid", "expected"),
     [
-        ((2, 5, 3), (2, 2), (1, 3), (0, 2)),  # middles at 1.25 and 3.75, at 0.75 and 2.25
-        ((2, 2, 2), (4, 4), (0, 0, 1, 1), (0, 0, 1, 1)),
-        ((1, 4, 3), (2, 2), (1, 3), (0, 2)),
-        ((3, 2, 4), (3, 2), (0, 1, 1), (1, 3)),
+        *(((2, 4, 6), (4, 6), True), ((2, 4, 6), (2, 2), True), ((1, 4, 6), (4, 3), True), ((1, 8, 8), (1, 1), True)),
+        *(((2, 2, 2), (4, 4), False), ((1, 5, 3), (2, 3), False), ((1, 4, 4), (3, 2), False)),
     ],
 )
-def test_on_other_ratios_the_cell_under_the_middle_speaks(cells, grid, rows, columns):
-    view = random_view(cells)
-    found = resample(view, grid)
-    assert found.cells == (cells[0], *grid)
-    for picture in range(2):
-        for anchor, row, column in np.ndindex(cells[0], *grid):
-            expected = cell_of(view, picture, anchor, rows[row], columns[column])
-            assert torch.equal(cell_of(found, picture, anchor, row, column), expected)
+def test_only_a_grid_that_divides_the_cells_covers_them(cells, grid, expected):
+    assert covers(random_view(cells), grid) is expected
+
+
+def test_a_heat_map_is_ranked_by_its_peaks():
+    cfg, model, preds = outputs("cnn, centres")
+    view = view_of(preds, cfg.model)
+    assert torch.equal(view.ranking, model.candidates(preds)[1])
+    assert bool((view.ranking <= view.scores).all())
+    assert torch.equal(view.weights, view.ranking.amax(dim=2))
 
 
 def test_same_grid_is_the_same_view():
@@ -185,12 +185,14 @@ def test_some_classes_in_another_order():
     check_same(with_classes(view, [0, 1, 2, 3]), view)
 
 
-def test_background_stays_last():
+def test_other_classes_of_a_softmax_are_background():
     cfg, _, preds = outputs("queries, three classes")
     view = view_of(preds, cfg.model)
     found = with_classes(view, [2, 0])
-    assert torch.equal(found.cls, view.cls[:, :, [2, 0, 3]])
+    shares = view.cls.softmax(dim=2)
     assert torch.equal(found.scores, view.scores[:, :, [2, 0]])
+    assert torch.allclose(found.cls.softmax(dim=2)[..., :2], found.scores, atol=1e-6)
+    assert torch.allclose(found.cls.softmax(dim=2)[..., 2], shares[..., 1] + shares[..., 3], atol=1e-6)
 
 
 # --- candidates of the same objects -------------------------------------------------------------------
@@ -201,12 +203,20 @@ def test_each_of_the_best_is_matched_to_the_nearest_box(teachers, students):
     teacher, student = random_view((1, 1, teachers), seed=1), random_view((1, 1, students), seed=2)
     ours, theirs = match_by_boxes(student, teacher)
     count = min(MATCHED, teachers)
-    assert ours.shape == theirs.shape == (2, count)
+    assert ours.shape == theirs.weights.shape == (2, count)
     for picture in range(2):
-        best = teacher.scores[picture].max(dim=1).values.argsort(descending=True)[:count]
-        assert theirs[picture].tolist() == best.tolist()
-        for mine, other in zip(ours[picture].tolist(), best.tolist(), strict=True):
-            box = teacher.boxes[picture, other]
+        order = teacher.weights[picture].argsort(descending=True).tolist()
+        boxes = teacher.boxes[picture]
+        alone = [
+            number
+            for rank, number in enumerate(order)
+            if all(box_iou(boxes[better][None], boxes[number][None]) <= 0.5 for better in order[:rank])
+        ]
+        weighty = theirs.weights[picture] > 0
+        assert int(weighty.sum()) == min(count, len(alone))
+        for mine, number in zip(ours[picture][weighty].tolist(), alone, strict=False):
+            box = boxes[number]
+            assert box.tolist() in theirs.boxes[picture].tolist()
             costs = [
                 float((box - mine_box).abs().sum() - box_iou(box[None], mine_box[None]).nan_to_num())
                 for mine_box in student.boxes[picture]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from uhd.engine import Progress, to_input
 from uhd.models import Detector, Preds, build_model
 from uhd.task import Backward, DetectionTask, Extra, Terms, build_task
 from uhd.types import Targets
+
+log = logging.getLogger("uhd")
 
 _OVERRIDES = {
     "teacher_num_queries": "num_queries",
@@ -153,7 +156,7 @@ class DistillTask(DetectionTask):
             "teachers": {**teachers, "teacher_cache": None},
             "files": [file_digest(path) for path in files],
             "features": self.needs_features,
-            "precision": self.use_amp,
+            "precision": [self.use_amp, next(self.student.parameters()).device.type],
             "program": uhd.__version__,
             "grid": self.grid,
             "sizes": [self._teachers[0].picture_size(self.input.img_size), self.input.resize_mode],
@@ -264,6 +267,9 @@ def build_distill_task(cfg: Config, student: Detector, teachers: Teachers | None
     lone = num_pictures > cfg.optim.batch_size and num_pictures % cfg.optim.batch_size == 1
     total = cfg.optim.epochs * (num_pictures - lone)
     distillation = Distillation(cfg.distill, student.cfg, teachers.plan, widths, total)
+    if teachers.network is not None and teachers.plan is not None:
+        how = "place by place" if distillation.by_place else "by their boxes"
+        log.info("teacher: %s at %dx%d, compared %s", teachers.plan.cfg.arch, *teachers.network.size, how)
     return DistillTask(task, teachers, distillation, cfg.input, grid)
 
 

@@ -72,7 +72,10 @@ class DistillConfig(Section):
         scope="session",
         metavar="DIR",
     )
-    distill_kl: float = option(0.0, "Weight of the divergence of the classes' probabilities from the teacher's.")
+    distill_kl: float = option(
+        0.0,
+        "Weight of the divergence of the classes' probabilities from the teacher's; of unlike heads, of the scores.",
+    )
     distill_box_l1: float = option(0.0, "Weight of the distance of the boxes from the teacher's, by its scores.")
     distill_obj: float = option(0.0, "Weight of the divergence of objectness from the teacher's (anchors).")
     distill_quality: float = option(0.0, "Weight of the divergence of quality from the teacher's (anchors).")
@@ -102,6 +105,10 @@ class DistillConfig(Section):
         others = [flag for flag in on if flag != "--distill-feat"]
         if others and not self.teacher_ckpt:
             raise ValueError(f"{others[0]}: needs --teacher-ckpt; --teacher-backbone has features only")
+        if self.teacher_ckpt and self.teacher_backbone and not others:
+            raise ValueError(
+                "--teacher-ckpt: nothing is learned from it; --distill-feat learns from --teacher-backbone"
+            )
         if self.teacher_ckpt and not on:
             raise ValueError(f"--teacher-ckpt: nothing is learned from it; give one of {_listed()} a weight above 0")
         if self.teacher_cache and not on:

@@ -82,9 +82,11 @@ def write_lessons(folder: Path, count: int, lessons: Iterable[tuple[slice, Lesso
                 arrays[name][rows] = value.float().cpu().numpy()
         for array in arrays.values():
             array.flush()
-        if folder.exists():  # another run was faster
-            return
-        temporary.rename(folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another run was faster
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

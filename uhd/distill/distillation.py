@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from uhd.config import AnchorModelConfig, DistillConfig, ModelConfig, flag_of
 from uhd.distill import terms
-from uhd.distill.views import Preds, View, resample, view_of, with_classes
+from uhd.distill.views import Preds, View, covers, resample, view_of, with_classes
 
 Terms = dict[str, Tensor]
 
@@ -101,7 +101,7 @@ class Distillation(nn.Module):
             assert lesson.preds is not None
             found["feature_distill_weight"] = terms.square_difference(preds["features"], lesson.preds["features"])
         ramp = self.ramp().float()
-        return {name.removesuffix("_weight"): value.mean() * getattr(cfg, name) * ramp for name, value in found.items()}
+        return {name: value.mean() * getattr(cfg, name) * ramp for name, value in found.items()}
 
     def _of_network(self, preds: Preds, teacher: Preds) -> Terms:
         """Terms [B] on what the raw maps say."""
@@ -114,9 +114,9 @@ class Distillation(nn.Module):
             found["distill_weight"] = torch.stack(differences).sum(dim=0)
         if not (cfg.distill_kl or cfg.distill_box_l1 or cfg.distill_obj or cfg.distill_quality):
             return found
-        mine, theirs = self._views(preds, teacher)
+        mine, theirs, by_place = self._views(preds, teacher)
         if cfg.distill_kl:
-            divergence = terms.class_divergence if self.by_place else terms.score_divergence
+            divergence = terms.class_divergence if by_place else terms.score_divergence
             found["distill_kl"] = divergence(mine, theirs, cfg.distill_temperature)
         if cfg.distill_box_l1:
             found["distill_box_l1"] = terms.box_distance(mine, theirs)
@@ -130,17 +130,17 @@ class Distillation(nn.Module):
                 found[name] = terms.logit_divergence(ours, other)
         return found
 
-    def _views(self, preds: Preds, teacher: Preds) -> tuple[View, View]:
-        """Both views, their candidates one by one of the same place or of the same box."""
+    def _views(self, preds: Preds, teacher: Preds) -> tuple[View, View, bool]:
+        """Both views, their candidates one by one of the same place (then True) or of the same box."""
         assert self.plan is not None
         mine = view_of(preds, self.student)
         theirs = with_classes(view_of(teacher, self.plan.cfg), self.plan.classes)
-        if not self.by_place:
-            ours, others = terms.match_by_boxes(mine, theirs)
-            return mine.take(ours), theirs.take(others)
-        if mine.cells is not None:
-            theirs = resample(theirs, mine.cells[1:])
-        return mine, theirs
+        if self.by_place and mine.cells is None:
+            return mine, theirs, True
+        if self.by_place and mine.cells is not None and covers(theirs, mine.cells[1:]):
+            return mine, resample(theirs, mine.cells[1:]), True
+        index, theirs = terms.match_by_boxes(mine, theirs)
+        return mine.take(index), theirs, False
 
     def _features(self, mine: Tensor, theirs: Tensor) -> Tensor:
         if mine.shape[2:] != theirs.shape[2:]:
@@ -156,7 +156,17 @@ class Distillation(nn.Module):
             defined.add("distill_obj")
             if all(getattr(section, "has_quality", False) for section in (self.student, plan.cfg)):
                 defined.add("distill_quality")
+        if cfg.distill_weight and not self.by_place:
+            raise ValueError(
+                f"--distill-weight: the same maps say other things of a teacher {_described(plan.cfg)} and a student "
+                f"{_described(self.student)}; give both the same --anchors, or --distill-kl a weight"
+            )
         for name in ("distill_obj", "distill_quality"):
+            if getattr(cfg, name) and len(plan.classes) < plan.cfg.num_classes:
+                raise ValueError(
+                    f"{flag_of(name)}: the teacher's is of its {plan.cfg.num_classes} classes together, the student "
+                    f"has {len(plan.classes)}; defined are --distill-kl, --distill-box-l1, --distill-feat"
+                )
             if getattr(cfg, name) and name not in defined:
                 raise ValueError(
                     f"{flag_of(name)}: not defined between a teacher {_described(plan.cfg)} and a student "

@@ -16,6 +16,11 @@ def resize_batch(images: Tensor, size: tuple[int, int], mode: ResizeMode) -> Ten
     """
     if images.shape[2:] == size:
         return images
+    with torch.autocast(images.device.type, enabled=False):
+        return _resized(images, size, mode)
+
+
+def _resized(images: Tensor, size: tuple[int, int], mode: ResizeMode) -> Tensor:
     if mode == "opencv_inter_area":
         resized = _average(images, size)
     elif mode in ("opencv_inter_nearest", "torch_nearest"):
@@ -27,8 +32,11 @@ def resize_batch(images: Tensor, size: tuple[int, int], mode: ResizeMode) -> Ten
 
 def _average(images: Tensor, size: tuple[int, int]) -> Tensor:
     """The mean over the area that each pixel of the result covers; where it enlarges, bilinear."""
+    if all(old % new == 0 for old, new in zip(images.shape[2:], size, strict=True)):
+        return F.avg_pool2d(images, (images.shape[2] // size[0], images.shape[3] // size[1]))
+    images = images.double()  # a matrix product of float32 is of fewer digits on some devices
     down, across = (_shares(old, new, images) for old, new in zip(images.shape[2:], size, strict=True))
-    return down @ images @ across.T
+    return (down @ images @ across.T).float()
 
 
 def _shares(old: int, new: int, like: Tensor) -> Tensor:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 
 from uhd.config import ResizeMode
 from uhd.distill.resize import resize_batch
 from uhd.distill.views import Preds
-
-
-class FeatureTeacher(Protocol):
-    """A frozen backbone."""
-
-    def __call__(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
-        """[B,3,H,W] in 0..1 to features [B,F,h,w] of that grid."""
 
 
 class NetworkTeacher(nn.Module):

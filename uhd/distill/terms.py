@@ -6,16 +6,23 @@ teacher: its tensors carry no gradient.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import box_iou
 
+from uhd.boxes import box_iou
 from uhd.distill.views import View
 
 _EPS = 1e-6
+_SMALLEST = 1e-30
+_SHORTEST = 1e-5
+"""Length below which a vector of features is not brought to length 1: its gradient would overflow half precision."""
 MATCHED = 30
 """Candidates of the teacher that are matched by their boxes where places do not correspond."""
+_CANDIDATES = 100
+_SAME_OBJECT = 0.5
 
 
 def bernoulli_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -46,16 +53,20 @@ def class_divergence(student: View, teacher: View, temperature: float) -> Tensor
     if student.is_softmax:
         return softmax_kl(student.cls, teacher.cls, temperature).mean(dim=1)
     divergence = bernoulli_kl(student.cls, teacher.cls, temperature).sum(dim=2)
-    scores = teacher.scores.amax(dim=2)
     if student.obj is None:
-        return divergence.sum(dim=1) / scores.sum(dim=1).clamp(min=1)
-    return weighted_mean(divergence, scores)
+        return divergence.sum(dim=1) / teacher.weights.sum(dim=1).clamp(min=1)
+    return weighted_mean(divergence, teacher.weights)
 
 
 def score_divergence(student: View, teacher: View, temperature: float) -> Tensor:
     """Of views of any heads, one by one: the divergence of what decoding ranks by, weighted by the teacher's score."""
-    ours, theirs = torch.logit(student.scores, eps=_EPS), torch.logit(teacher.scores, eps=_EPS)
-    return weighted_mean(bernoulli_kl(ours, theirs, temperature).sum(dim=2), teacher.scores.amax(dim=2))
+    ours, theirs = _logit(student.scores), _logit(teacher.scores)
+    return weighted_mean(bernoulli_kl(ours, theirs, temperature).sum(dim=2), teacher.weights)
+
+
+def _logit(scores: Tensor) -> Tensor:
+    """Logits of scores in 0..1, with a gradient where a product of sigmoids is small too: there people are missed."""
+    return scores.clamp(min=_SMALLEST).log() - torch.log1p(-scores.clamp(max=1 - _EPS))
 
 
 def logit_divergence(student: Tensor, teacher: Tensor) -> Tensor:
@@ -65,12 +76,12 @@ def logit_divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
 def box_distance(student: View, teacher: View) -> Tensor:
     """The mean over candidates of the boxes' L1 distance (sum of four coordinates), weighted by the teacher's score."""
-    return weighted_mean((student.boxes - teacher.boxes).abs().sum(dim=2), teacher.scores.amax(dim=2))
+    return weighted_mean((student.boxes - teacher.boxes).abs().sum(dim=2), teacher.weights)
 
 
 def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Of features [B,F,h,w]: the mean over cells of the squared distance of the channels' vectors, each of length 1."""
-    student, teacher = (F.normalize(features.float(), dim=1) for features in (student, teacher))
+    student, teacher = (F.normalize(features.float(), dim=1, eps=_SHORTEST) for features in (student, teacher))
     return (student - teacher).square().sum(dim=1).mean(dim=(1, 2))
 
 
@@ -85,15 +96,17 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def match_by_boxes(student: View, teacher: View) -> tuple[Tensor, Tensor]:
-    """Indices [B,M] of candidates of the student and of the teacher that stand for the same objects.
+def match_by_boxes(student: View, teacher: View) -> tuple[Tensor, View]:
+    """Candidates of both that stand for the same objects: indices [B,M] of the student's, and the teacher's as a view.
 
-    The M best of the teacher by score (the box of a person often several times, which counts as often); each gets the
-    candidate of the student that is nearest by L1 distance less IoU, DETR's cost without the class.
+    Of the teacher the M best, less each that overlaps a better one (it keeps its place, with no weight). Each gets the
+    candidate of the student that is nearest by L1 distance less IoU.
     """
-    count = min(MATCHED, teacher.scores.shape[1])
-    chosen = teacher.scores.amax(dim=2).topk(count, dim=1).indices
-    wanted = teacher.take(chosen).boxes
-    cost = torch.cdist(wanted, student.boxes, p=1)
-    overlap = torch.stack([box_iou(a, b) for a, b in zip(wanted, student.boxes, strict=True)])
-    return (cost - overlap.nan_to_num()).argmin(dim=2), chosen
+    count = min(_CANDIDATES, teacher.scores.shape[1])
+    best = teacher.take(teacher.weights.topk(count, dim=1).indices)
+    overlaps = box_iou(best.boxes[:, :, None], best.boxes[:, None]).triu(diagonal=1)
+    alone = overlaps.amax(dim=1) <= _SAME_OBJECT
+    best = replace(best, ranking=best.ranking * alone.unsqueeze(-1))
+    chosen = best.take(best.weights.topk(min(MATCHED, count), dim=1).indices)
+    cost = torch.cdist(chosen.boxes, student.boxes, p=1) - box_iou(chosen.boxes[:, :, None], student.boxes[:, None])
+    return cost.argmin(dim=2), chosen

@@ -18,18 +18,25 @@ Preds = dict[str, Tensor]
 class View:
     """The N candidates of each picture of a batch.
 
-    boxes [B,N,4] xyxy; scores [B,N,C] in 0..1, what decoding ranks by; cls logits [B,N,C], or with the background
+    boxes [B,N,4] xyxy; scores [B,N,C] in 0..1; ranking [B,N,C], the scores by which decoding ranks: of a heat map those
+    of its peaks, the others 0; cls logits [B,N,C], or with the background
     [B,N,C+1] where is_softmax; obj and quality logits [B,N], where the head has them. cells (per_cell, h, w): the
     candidates are those of each cell of a grid, numbered (candidate of the cell, row, column); None for queries.
     """
 
     boxes: Tensor
     scores: Tensor
+    ranking: Tensor
     cls: Tensor
     obj: Tensor | None
     quality: Tensor | None
     is_softmax: bool
     cells: tuple[int, int, int] | None
+
+    @property
+    def weights(self) -> Tensor:
+        """How much each candidate of a teacher counts, [B,N]: its best class's share of the ranking."""
+        return self.ranking.amax(dim=2)
 
     def take(self, index: Tensor) -> View:
         """The candidates of index [B,M]."""
@@ -43,6 +50,7 @@ class View:
         return View(
             change(self.boxes),
             change(self.scores),
+            change(self.ranking),
             change(self.cls),
             None if self.obj is None else change(self.obj),
             None if self.quality is None else change(self.quality),
@@ -65,9 +73,11 @@ def _anchor_view(preds: Preds, cfg: ModelConfig) -> View:
     assert isinstance(cfg, AnchorModelConfig)
     layout = codec.AnchorLayout(cfg.num_anchors, cfg.num_classes, cfg.has_quality)
     priors = codec.split_anchor_map(preds[layout.raw_name].float(), layout)
+    scores = codec.anchor_scores(priors, cfg.scores_without_obj, cfg.quality_power)
     return View(
         codec.decode_anchor_boxes(priors, preds["anchors"].float(), preds["wh_scale"].float()),
-        codec.anchor_scores(priors, cfg.scores_without_obj, cfg.quality_power),
+        scores,
+        scores,
         priors.cls,
         priors.obj,
         priors.quality,
@@ -79,14 +89,15 @@ def _anchor_view(preds: Preds, cfg: ModelConfig) -> View:
 def _center_view(preds: Preds, _: ModelConfig) -> View:
     heatmap, offsets, sizes = (preds[name].float() for name in codec.CENTER_NAMES)
     logits = heatmap.flatten(2).transpose(1, 2)
-    # Without the test for peaks: what a teacher thinks of the cells beside one is worth learning too.
     grid = heatmap.shape[2], heatmap.shape[3]
-    return View(codec.decode_centers(offsets, sizes), logits.sigmoid(), logits, None, None, False, (1, *grid))
+    boxes, peaks = codec.decode_centers(offsets, sizes), codec.center_scores(heatmap)
+    return View(boxes, logits.sigmoid(), peaks, logits, None, None, False, (1, *grid))
 
 
 def _query_view(preds: Preds, _: ModelConfig) -> View:
     logits, boxes = (preds[name].float() for name in codec.QUERY_NAMES)
-    return View(codec.decode_query_boxes(boxes), codec.query_scores(logits), logits, None, None, True, None)
+    scores = codec.query_scores(logits)
+    return View(codec.decode_query_boxes(boxes), scores, scores, logits, None, None, True, None)
 
 
 _VIEWS: dict[Head, Callable[[Preds, ModelConfig], View]] = {
@@ -96,33 +107,37 @@ _VIEWS: dict[Head, Callable[[Preds, ModelConfig], View]] = {
 }
 
 
-def resample(view: View, grid: tuple[int, int]) -> View:
-    """The view of a grid's cells for another grid (h, w).
+def covers(view: View, grid: tuple[int, int]) -> bool:
+    """Whether the view's grid is the other one, or divides each of its cells into whole cells."""
+    if view.cells is None:
+        return False
+    return all(own % other == 0 for own, other in zip(view.cells[1:], grid, strict=True))
 
-    From a finer grid of a whole multiple each cell takes, of those that it covers, the one of the highest score, with
-    all that it says: a mean of two boxes would be neither. Otherwise it takes the one under its middle.
+
+def resample(view: View, grid: tuple[int, int]) -> View:
+    """The view of a grid that covers another (h, w), for that one.
+
+    Each cell takes, of those that it is divided into, the one of the highest score, with all that it says: a mean of
+    two boxes would be neither.
     """
     assert view.cells is not None
     per_cell, height, width = view.cells
     if (height, width) == grid:
         return view
     best = view.scores.amax(dim=2).reshape(-1, per_cell, height, width)
-    down, across = height // grid[0], width // grid[1]
     numbers = torch.arange(per_cell * height * width, device=best.device).reshape(per_cell, height, width)
-    if (grid[0] * down, grid[1] * across) == (height, width):
-        blocks = (-1, per_cell, grid[0], down, grid[1], across)
-        order = (0, 1, 2, 4, 3, 5)
-        highest = best.reshape(blocks).permute(order).flatten(4).argmax(dim=4, keepdim=True)
-        covered = numbers.expand(len(best), -1, -1, -1).reshape(blocks).permute(order).flatten(4)
-        index = covered.gather(4, highest).flatten(1)
-    else:
-        rows = ((torch.arange(grid[0], device=best.device) + 0.5) * height / grid[0]).long()
-        columns = ((torch.arange(grid[1], device=best.device) + 0.5) * width / grid[1]).long()
-        index = numbers[:, rows[:, None], columns].flatten().expand(len(best), -1)
+    blocks = (-1, per_cell, grid[0], height // grid[0], grid[1], width // grid[1])
+    order = (0, 1, 2, 4, 3, 5)
+    highest = best.reshape(blocks).permute(order).flatten(4).argmax(dim=4, keepdim=True)
+    divided = numbers.expand(len(best), -1, -1, -1).reshape(blocks).permute(order).flatten(4)
+    index = divided.gather(4, highest).flatten(1)
     return replace(view.take(index), cells=(per_cell, *grid))
 
 
 def with_classes(view: View, classes: list[int]) -> View:
-    """The view of some of its classes, in this order; the background stays the last."""
-    cls = [*classes, view.cls.shape[2] - 1] if view.is_softmax else classes
-    return replace(view, scores=view.scores[..., classes], cls=view.cls[..., cls])
+    """The view of some of its classes, in this order; what a softmax says of the others belongs to the background."""
+    cls = view.cls[..., classes]
+    if view.is_softmax:
+        others = [i for i in range(view.cls.shape[2]) if i not in classes]
+        cls = torch.cat([cls, view.cls[..., others].logsumexp(dim=2, keepdim=True)], dim=2)
+    return replace(view, scores=view.scores[..., classes], ranking=view.ranking[..., classes], cls=cls)
