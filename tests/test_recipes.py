@@ -289,7 +289,7 @@ def test_keras_distillation_trains(run_train, few, tmp_path):
     assert outcome.code == 0, outcome.err
     assert outcome.errors == []
     (row,) = [json.loads(line) for line in (tmp_path / flags[-1] / "metrics.jsonl").read_text().splitlines()]
-    assert all(0 < row[f"train/{name}"] < math.inf for name in ("distill", "feature_distill"))
+    assert all(0 < row[f"train/{name}"] < math.inf for name in ("distill_weight", "feature_distill_weight"))
 
 
 def last_weights(run_dir, epoch):

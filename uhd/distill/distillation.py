@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from uhd.distill import terms
 from uhd.distill.views import Preds, View, covers, resample, view_of, with_classes
 
 Terms = dict[str, Tensor]
+
+_log = logging.getLogger("uhd")
 
 _SAME_ANCHOR = 1e-3
 NETWORK_ENTRIES = ("anchors", "wh_scale")
@@ -157,9 +160,9 @@ class Distillation(nn.Module):
             if all(getattr(section, "has_quality", False) for section in (self.student, plan.cfg)):
                 defined.add("distill_quality")
         if cfg.distill_weight and not self.by_place:
-            raise ValueError(
-                f"--distill-weight: the same maps say other things of a teacher {_described(plan.cfg)} and a student "
-                f"{_described(self.student)}; give both the same --anchors, or --distill-kl a weight"
+            _log.warning(
+                "--distill-weight: teacher and student have other anchors, of which the same maps say other things; "
+                "give both the same --anchors, or --distill-kl a weight"
             )
         for name in ("distill_obj", "distill_quality"):
             if getattr(cfg, name) and len(plan.classes) < plan.cfg.num_classes:
