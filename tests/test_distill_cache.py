@@ -192,7 +192,7 @@ def lacking_maps(entry):
 
 
 def lacking_features(entry):
-    (entry / "features.npy").unlink()
+    (entry / "lesson_features.npy").unlink()
 
 
 def a_file(entry):
@@ -254,7 +254,7 @@ def lesson_of(count, features=None, seed=0):
 
 def written(folder, lesson, count, step=2):
     parts = [slice(start, min(start + step, count)) for start in range(0, count, step)]
-    write_lessons(folder, count, ((rows, lesson.rows(rows)) for rows in parts))
+    write_lessons(folder, count, (lesson.rows(rows) for rows in parts))
 
 
 @pytest.mark.parametrize("own_features", [False, True])

@@ -279,7 +279,9 @@ MISTAKES = {
         *("--teacher-ckpt plain.pt --teacher-arch cnn --distill-kl 1", "--teacher-arch cnn", "plain.pt", "ultratinyod"),
     ),
     "unknown architecture": ("--teacher-ckpt plain.pt --teacher-arch yolo --distill-kl 1", "--teacher-arch", "yolo"),
-    "more layers": ("--teacher-ckpt queries.pt --teacher-layers 3 --distill-kl 1", "--teacher-ckpt queries.pt", "fit"),
+    "more layers": (
+        *("--teacher-ckpt queries.pt --teacher-layers 3 --distill-kl 1", "--teacher-layers 3", "queries.pt has 1"),
+    ),
     "layers of a net without": (
         *("--teacher-ckpt plain.pt --teacher-layers 3 --distill-kl 1", "--teacher-layers", "ultratinyod"),
     ),

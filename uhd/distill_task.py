@@ -25,7 +25,7 @@ from uhd.distill.resize import resize_batch
 from uhd.distill.teachers import NetworkTeacher
 from uhd.engine import Progress, to_input
 from uhd.models import Detector, Preds, build_model
-from uhd.task import Backward, DetectionTask, Extra, Terms, build_task
+from uhd.task import Backward, DetectionTask, Terms, build_task
 from uhd.types import Targets
 
 log = logging.getLogger("uhd")
@@ -94,7 +94,7 @@ class DistillTask(DetectionTask):
             teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def learn(self, images: Tensor, targets: Targets, backward: Backward, extra: Extra | None = None) -> Terms:
+    def learn(self, images: Tensor, targets: Targets, backward: Backward) -> Terms:
         """As a task without teachers learns, and from them."""
         inputs = resize_batch(images, self.input.img_size, self.input.resize_mode)
         if inputs is not images:
@@ -102,32 +102,26 @@ class DistillTask(DetectionTask):
         lesson = self.cache.lesson(targets.image_ids, images.device) if self.cache else self.lesson(images)
 
         def distilled(preds: Preds, rows: slice) -> Terms:
-            part = lesson.rows(rows)
             share = len(targets.image_ids[rows]) / len(targets.image_ids)
-            found = self.distillation(preds, part)
-            further = extra(preds, rows) if extra else {}
-            return {name: value * share for name, value in found.items()} | further
+            return {name: value * share for name, value in self.distillation(preds, lesson.rows(rows)).items()}
 
-        terms = super().learn(inputs, targets, backward, distilled)
+        terms = self._learn(inputs, targets, backward, distilled)
         self.distillation.advance(len(images))
         return terms
 
     @torch.no_grad()
     def lesson(self, images: Tensor) -> Lesson:
-        """What the teachers say of pictures."""
-        teachers = self._teachers[0]
+        """What the teachers say of pictures, as far as a term reads it."""
+        teachers, terms = self._teachers[0], self.distillation
+        preds, features = None, None
         with self.autocast(images):
-            preds = teachers.network(images) if teachers.network is not None else None
-            features = preds["features"] if preds is not None and self.needs_features else None
+            if teachers.network is not None:
+                said = teachers.network(images)
+                features = said["features"] if terms.cfg.distill_feat else None
+                preds = {name: value for name, value in said.items() if terms.reads(name)}
             if teachers.backbone is not None:
                 features = teachers.backbone(images, self.grid)
         return Lesson(preds, features)
-
-    @property
-    def needs_features(self) -> bool:
-        """Whether a term compares features."""
-        cfg = self.distillation.cfg
-        return bool(cfg.distill_feat or cfg.feature_distill_weight)
 
     def remember(self, dataset: DetectionDataset, cfg: Config, progress: Progress) -> None:
         """Lets the teachers say once, for all epochs, what they see in each picture; kept in --teacher-cache.
@@ -138,15 +132,16 @@ class DistillTask(DetectionTask):
         device = next(self.student.parameters()).device
         sample = self.lesson(torch.zeros(1, 3, *self._teachers[0].picture_size(self.input.img_size), device=device))
         fixed = sample.preds and {name: value for name, value in sample.preds.items() if name in NETWORK_ENTRIES}
-        folder = cache_folder(Path(cfg.distill.teacher_cache), self._facts(dataset, cfg))
+        arrays = set(arrays_of(sample))
+        folder = cache_folder(Path(cfg.distill.teacher_cache), self._facts(dataset, cfg, arrays))
         try:
             if not folder.exists():
                 write_lessons(folder, len(dataset), self._lessons(dataset, cfg.optim.batch_size, progress))
         except OSError as error:
             raise ValueError(f"--teacher-cache {folder.parent}: cannot be written ({error.strerror})") from None
-        self.cache = open_lessons(folder, len(dataset), set(arrays_of(sample)), fixed)
+        self.cache = open_lessons(folder, len(dataset), arrays, fixed)
 
-    def _facts(self, dataset: DetectionDataset, cfg: Config) -> dict[str, Any]:
+    def _facts(self, dataset: DetectionDataset, cfg: Config, arrays: set[str]) -> dict[str, Any]:
         """All that the teachers' outputs depend on."""
         distill = dataclasses.asdict(cfg.distill)
         teachers = {name: value for name, value in distill.items() if name.startswith("teacher_")}
@@ -155,7 +150,7 @@ class DistillTask(DetectionTask):
         return {
             "teachers": {**teachers, "teacher_cache": None},
             "files": [file_digest(path) for path in files],
-            "features": self.needs_features,
+            "arrays": sorted(arrays),
             "precision": [self.use_amp, next(self.student.parameters()).device.type],
             "program": uhd.__version__,
             "grid": self.grid,
@@ -163,16 +158,14 @@ class DistillTask(DetectionTask):
             "pictures": [[path, s.st_size, s.st_mtime_ns] for path, s in zip(dataset.paths, states, strict=True)],
         }
 
-    def _lessons(
-        self, dataset: DetectionDataset, batch_size: int, progress: Progress
-    ) -> Iterator[tuple[slice, Lesson]]:
+    def _lessons(self, dataset: DetectionDataset, batch_size: int, progress: Progress) -> Iterator[Lesson]:
         device = next(self.student.parameters()).device
         starts = range(0, len(dataset), batch_size)
         for start in tqdm(starts, desc=progress.title, leave=False, dynamic_ncols=True, disable=None):
             progress.check()
             indices = range(start, min(start + batch_size, len(dataset)))
             images = dataset.__getitems__([(0, index) for index in indices]).images
-            yield slice(start, start + len(indices)), self.lesson(to_input(images, device))
+            yield self.lesson(to_input(images, device))
 
 
 def load_teachers(cfg: Config) -> Teachers | None:
@@ -197,8 +190,12 @@ def _load_network(path: str, cfg: Config) -> tuple[NetworkTeacher, TeacherPlan]:
     checkpoint = read_checkpoint(path, "--teacher-ckpt")
     section = _overridden(checkpoint.config.model, cfg.distill)
     model = build_model(section)
-    with names_file(checkpoint, "--teacher-ckpt"):
-        model.load_state_dict(checkpoint.weights)
+    try:
+        with names_file(checkpoint, "--teacher-ckpt"):
+            model.load_state_dict(checkpoint.weights)
+    except ValueError as error:
+        changed = _first_change(checkpoint.config.model, section, cfg.distill)
+        raise ValueError(changed or str(error)) from None
     size = cfg.distill.teacher_img_size or checkpoint.config.input.img_size
     if any(side % model.stride for side in size):
         shown = f"{size[0]}x{size[1]}"
@@ -227,6 +224,18 @@ def _overridden(section: ModelConfig, cfg: DistillConfig) -> ModelConfig:
     return section
 
 
+def _first_change(saved: ModelConfig, section: ModelConfig, cfg: DistillConfig) -> str:
+    """What the first flag says by which a section differs from the checkpoint's, and that; empty where none does."""
+    for flag, name in _OVERRIDES.items():
+        own, value = getattr(saved, name, None), getattr(section, name, None)
+        if own != value:
+            shown = "" if value is True else f" {value}"
+            return (
+                f"{flag_of(flag)}{shown}, but --teacher-ckpt {cfg.teacher_ckpt} has {'none' if own is False else own}"
+            )
+    return ""
+
+
 def _classes(teacher: LabelsConfig, student: LabelsConfig, path: str) -> list[int]:
     """The teacher's index of each class of the student, by name; one class alone is the same whatever it is called."""
     if len(teacher.class_names) == len(student.class_names) == 1:
@@ -250,11 +259,8 @@ def build_distill_task(cfg: Config, student: Detector, teachers: Teachers | None
     if teachers.network is not None:
         theirs = _probe(teachers.network, teachers.network.size)
         _check_shapes(cfg.distill, mine, theirs)
-        if (
-            cfg.distill.distill_weight
-            and teachers.plan
-            and teachers.plan.classes != list(range(len(cfg.labels.class_names)))
-        ):
+        in_order = teachers.plan is not None and teachers.plan.classes == list(range(len(cfg.labels.class_names)))
+        if cfg.distill.distill_weight and not in_order:
             raise ValueError(
                 "--distill-weight: the teacher has the classes in another order; --distill-kl finds them by name"
             )
@@ -268,7 +274,7 @@ def build_distill_task(cfg: Config, student: Detector, teachers: Teachers | None
     total = cfg.optim.epochs * (num_pictures - lone)
     distillation = Distillation(cfg.distill, student.cfg, teachers.plan, widths, total)
     if teachers.network is not None and teachers.plan is not None:
-        how = "place by place" if distillation.by_place else "by their boxes"
+        how = "place by place" if distillation.compares_places(mine, theirs or {}) else "by their boxes"
         log.info("teacher: %s at %dx%d, compared %s", teachers.plan.cfg.arch, *teachers.network.size, how)
     return DistillTask(task, teachers, distillation, cfg.input, grid)
 

@@ -46,11 +46,12 @@ class DetectionTask(nn.Module):
         terms: Terms = self.criterion(preds, targets)
         return terms
 
-    def learn(self, images: Tensor, targets: Targets, backward: Backward, extra: Extra | None = None) -> Terms:
-        """The terms of a batch, detached; their gradient is added to the weights' by one or more calls of backward.
+    def learn(self, images: Tensor, targets: Targets, backward: Backward) -> Terms:
+        """The terms of a batch, detached; their gradient is added to the weights' by one or more calls of backward."""
+        return self._learn(images, targets, backward, None)
 
-        extra gives terms beside the criterion's.
-        """
+    def _learn(self, images: Tensor, targets: Targets, backward: Backward, extra: Extra | None) -> Terms:
+        """The same with terms beside the criterion's."""
         # Elsewhere than on the CPU the whole batch at once is what keeps the device busy.
         if isinstance(self.student, SplitDetector) and images.device.type == "cpu" and len(images) > self.student.part:
             assert isinstance(self.criterion, SeparableCriterion)

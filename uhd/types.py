@@ -36,8 +36,9 @@ class Targets:
     sizes: Tensor
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Targets:
-        """The same truths on a device."""
-        return Targets(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+        """The same truths on a device; image_ids and sizes, which no network learns from, stay on the host."""
+        boxes, labels = (value.to(device, non_blocking=non_blocking) for value in (self.boxes, self.labels))
+        return Targets(boxes, labels, self.image_ids, self.sizes)
 
     def rows(self, rows: slice) -> Targets:
         """The truths of some pictures."""

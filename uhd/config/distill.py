@@ -37,12 +37,14 @@ class DistillConfig(Section):
         metavar="FILE",
     )
     teacher_arch: str | None = option(None, "Architecture that the teacher's checkpoint must be of.", metavar="ARCH")
-    teacher_num_queries: int | None = option(None, "Queries of a transformer teacher, instead of its checkpoint's.")
-    teacher_d_model: int | None = option(None, "Width of a transformer teacher, instead of its checkpoint's.")
+    teacher_num_queries: int | None = option(
+        None, "Queries of a transformer teacher; its checkpoint must have as many."
+    )
+    teacher_d_model: int | None = option(None, "Width of a transformer teacher; its checkpoint must have the same.")
     teacher_heads: int | None = option(None, "Attention heads of a transformer teacher, instead of its checkpoint's.")
-    teacher_layers: int | None = option(None, "Layers of a transformer teacher, instead of its checkpoint's.")
+    teacher_layers: int | None = option(None, "Layers of a transformer teacher; its checkpoint must have as many.")
     teacher_dim_feedforward: int | None = option(
-        None, "Feedforward width of a transformer teacher, instead of its checkpoint's."
+        None, "Feedforward width of a transformer teacher; its checkpoint must have the same."
     )
     teacher_use_skip: bool = option(False, "The teacher, a cnn, has skip connections whatever its checkpoint says.")
     teacher_activation: Literal["relu", "swish"] | None = option(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -33,11 +34,16 @@ class LessonCache:
         self._fixed = fixed
 
     def lesson(self, indices: Tensor, device: torch.device) -> Lesson:
-        """What the teachers say of the pictures of indices [B]."""
-        rows = indices.cpu().numpy()
-        found = {name: torch.from_numpy(array[rows]).to(device) for name, array in self._arrays.items()}
+        """What the teachers say of the pictures of indices [B], which are on the host."""
+        found = {name: _on(device, array[indices.numpy()]) for name, array in self._arrays.items()}
         features = found.pop(_FEATURES, found.get("features"))
         return Lesson(None if self._fixed is None else {**found, **self._fixed}, features)
+
+
+def _on(device: torch.device, rows: NDArray[np.float32]) -> Tensor:
+    """The rows on a device, without waiting for it."""
+    value = torch.from_numpy(rows)
+    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value
 
 
 def cache_folder(folder: Path, facts: dict[str, Any]) -> Path:
@@ -67,21 +73,24 @@ def open_lessons(folder: Path, count: int, names: set[str], fixed: Preds | None)
     return LessonCache(arrays, fixed)
 
 
-def write_lessons(folder: Path, count: int, lessons: Iterable[tuple[slice, Lesson]]) -> None:
-    """Writes the lessons of count pictures, given in parts (rows, lesson); the folder appears when it is complete."""
+def write_lessons(folder: Path, count: int, lessons: Iterable[Lesson]) -> None:
+    """Writes the lessons of count pictures, given part after part; the folder appears when it is complete.
+
+    Raises OSError. The arrays are written as files, not as mapped memory, where a full disk would kill the process.
+    """
     temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.tmp")
     temporary.mkdir(parents=True)
-    arrays: dict[str, np.memmap[Any, np.dtype[np.float32]]] = {}
     try:
-        for rows, lesson in lessons:
-            for name, value in arrays_of(lesson).items():
-                if name not in arrays:
-                    arrays[name] = np.lib.format.open_memmap(
-                        temporary / f"{name}.npy", mode="w+", dtype=np.float32, shape=(count, *value.shape[1:])
-                    )
-                arrays[name][rows] = value.float().cpu().numpy()
-        for array in arrays.values():
-            array.flush()
+        with contextlib.ExitStack() as opened:
+            files: dict[str, BinaryIO] = {}
+            for lesson in lessons:
+                for name, value in arrays_of(lesson).items():
+                    if name not in files:
+                        files[name] = opened.enter_context(open(temporary / f"{name}.npy", "wb"))
+                        shape = (count, *value.shape[1:])
+                        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(files[name], header)
+                    files[name].write(value.float().cpu().numpy().astype("<f4").tobytes())
         try:
             temporary.rename(folder)
         except OSError:
@@ -94,8 +103,6 @@ def write_lessons(folder: Path, count: int, lessons: Iterable[tuple[slice, Lesso
 def arrays_of(lesson: Lesson) -> dict[str, Tensor]:
     """What of a lesson differs from picture to picture, by the name of its array."""
     arrays = {name: value for name, value in (lesson.preds or {}).items() if name not in NETWORK_ENTRIES}
-    if lesson.features is None:
-        arrays.pop("features", None)
-    elif lesson.features is not arrays.get("features"):
+    if lesson.features is not None and lesson.features is not arrays.get("features"):
         arrays[_FEATURES] = lesson.features
     return arrays

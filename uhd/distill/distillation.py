@@ -77,9 +77,9 @@ class Distillation(nn.Module):
         self.adapter: nn.Module = nn.Identity()
         if cfg.distill_feat and widths is not None and widths[0] != widths[1]:
             self.adapter = nn.Conv2d(*widths, 1, bias=False)
+        self.by_place = plan is not None and same_places(student, plan.cfg)
         if plan is not None:
-            self.by_place = same_places(student, plan.cfg)
-            self._check()
+            self._check(plan)
 
     def ramp(self) -> Tensor:
         """What the weights are multiplied by: 1, or with --distill-cosine from 0 to 1 over the run."""
@@ -115,7 +115,7 @@ class Distillation(nn.Module):
             names = [name for name in teacher if name not in (*NETWORK_ENTRIES, "features")]
             differences = [terms.square_difference(preds[name], teacher[name]) for name in names]
             found["distill_weight"] = torch.stack(differences).sum(dim=0)
-        if not (cfg.distill_kl or cfg.distill_box_l1 or cfg.distill_obj or cfg.distill_quality):
+        if not self._compares_views:
             return found
         mine, theirs, by_place = self._views(preds, teacher)
         if cfg.distill_kl:
@@ -130,8 +130,29 @@ class Distillation(nn.Module):
             if getattr(cfg, name):
                 assert ours is not None
                 assert other is not None
-                found[name] = terms.logit_divergence(ours, other)
+                # A matched pair says nothing of the places without a person, and a duplicate has no weight.
+                weights = None if by_place else theirs.weights
+                found[name] = terms.logit_divergence(ours, other, weights)
         return found
+
+    def reads(self, name: str) -> bool:
+        """Whether any term reads this entry of the teacher's network."""
+        cfg = self.cfg
+        if name == "features":
+            return bool(cfg.feature_distill_weight)
+        return bool(cfg.distill_weight or self._compares_views)
+
+    @property
+    def _compares_views(self) -> bool:
+        cfg = self.cfg
+        return bool(cfg.distill_kl or cfg.distill_box_l1 or cfg.distill_obj or cfg.distill_quality)
+
+    def compares_places(self, preds: Preds, teacher: Preds) -> bool:
+        """Whether these maps are compared place by place; else by their boxes."""
+        if not self.by_place or self.plan is None:
+            return False
+        mine = view_of(preds, self.student)
+        return mine.cells is None or covers(view_of(teacher, self.plan.cfg), mine.cells[1:])
 
     def _views(self, preds: Preds, teacher: Preds) -> tuple[View, View, bool]:
         """Both views, their candidates one by one of the same place (then True) or of the same box."""
@@ -150,11 +171,10 @@ class Distillation(nn.Module):
             theirs = F.interpolate(theirs.float(), size=mine.shape[2:], mode="bilinear", antialias=True)
         return terms.feature_distance(self.adapter(mine), theirs)
 
-    def _check(self) -> None:
-        """ValueError for a weight of a term that this pair does not have, with those that it has."""
-        plan, cfg = self.plan, self.cfg
-        assert plan is not None
-        defined = {"distill_kl", "distill_box_l1", "distill_feat", "distill_weight", "feature_distill_weight"}
+    def _check(self, plan: TeacherPlan) -> None:
+        """ValueError for a weight of a term that this pair does not have, with those that it has whatever its maps."""
+        cfg = self.cfg
+        defined = {"distill_kl", "distill_box_l1", "distill_feat"}
         if self.student.head == plan.cfg.head == "anchor":
             defined.add("distill_obj")
             if all(getattr(section, "has_quality", False) for section in (self.student, plan.cfg)):
@@ -192,8 +212,7 @@ def same_places(student: ModelConfig, teacher: ModelConfig) -> bool:
         assert isinstance(teacher, AnchorModelConfig)
         own, other = (_anchors(section) for section in (student, teacher))
         return own.shape == other.shape and bool((own - other).abs().max() < _SAME_ANCHOR)
-    count = "num_queries"
-    return getattr(student, count, None) == getattr(teacher, count, None)
+    return getattr(student, "num_queries", None) == getattr(teacher, "num_queries", None)
 
 
 def _anchors(cfg: AnchorModelConfig) -> Tensor:

@@ -69,9 +69,15 @@ def _logit(scores: Tensor) -> Tensor:
     return scores.clamp(min=_SMALLEST).log() - torch.log1p(-scores.clamp(max=1 - _EPS))
 
 
-def logit_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """Of logits [B,N] (objectness, quality): the sum of the divergences by the sum of the teacher's probabilities."""
-    return bernoulli_kl(student, teacher).sum(dim=1) / teacher.sigmoid().sum(dim=1).clamp(min=1)
+def logit_divergence(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Of logits [B,N] (objectness, quality): the divergences' mean by weights [B,N].
+
+    Without weights every place counts, and the sum is divided by the sum of the teacher's probabilities.
+    """
+    divergence = bernoulli_kl(student, teacher)
+    if weights is not None:
+        return weighted_mean(divergence, weights)
+    return divergence.sum(dim=1) / teacher.sigmoid().sum(dim=1).clamp(min=1)
 
 
 def box_distance(student: View, teacher: View) -> Tensor:

@@ -39,24 +39,12 @@ class View:
         return self.ranking.amax(dim=2)
 
     def take(self, index: Tensor) -> View:
-        """The candidates of index [B,M]."""
-        return self._map(lambda value: _gathered(value, index))
-
-    def rows(self, rows: slice) -> View:
-        """The candidates of some pictures."""
-        return self._map(lambda value: value[rows])
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> View:
-        return View(
-            change(self.boxes),
-            change(self.scores),
-            change(self.ranking),
-            change(self.cls),
-            None if self.obj is None else change(self.obj),
-            None if self.quality is None else change(self.quality),
-            self.is_softmax,
-            self.cells,
+        """The candidates of index [B,M], which are no longer a grid's."""
+        obj, quality = (None if value is None else _gathered(value, index) for value in (self.obj, self.quality))
+        boxes, scores, ranking, cls = (
+            _gathered(value, index) for value in (self.boxes, self.scores, self.ranking, self.cls)
         )
+        return View(boxes, scores, ranking, cls, obj, quality, self.is_softmax, None)
 
 
 def _gathered(value: Tensor, index: Tensor) -> Tensor:

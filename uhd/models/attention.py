@@ -57,7 +57,7 @@ class Attention(nn.Module):
             (query,) = self._heads_of(F.linear(x, weight[:width], bias[:width]), 1)
             key, value = self._heads_of(F.linear(memory, weight[width:], bias[width:]), 2)
         mixed = _attend(query, key, value).transpose(1, 2)
-        return self.out_proj(mixed.flatten(2))  # type: ignore[no-any-return]
+        return self.out_proj(mixed.flatten(2))
 
     def extra_macs(self, x: Tensor, memory: Tensor | None = None) -> int:
         """Products of queries and keys and of weights and values, and the projections that are not whole layers."""
@@ -75,7 +75,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # torch has no types for it
         # Written out: the exporter that follows a trace has no such operator below opset 14.
         scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
-        return scores.softmax(dim=3) @ value  # type: ignore[no-any-return]
+        return scores.softmax(dim=3) @ value
     return F.scaled_dot_product_attention(query, key, value)
 
 
@@ -104,11 +104,11 @@ class _Layer(nn.Module):
 
     def read_each_other(self, x: Tensor) -> Tensor:
         """The tokens after self-attention."""
-        return self.attention_norm(x + self.dropout(self.attention(x)))  # type: ignore[no-any-return]
+        return self.attention_norm(x + self.dropout(self.attention(x)))
 
     def transform(self, x: Tensor) -> Tensor:
         """The tokens after the feed-forward block."""
-        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))  # type: ignore[no-any-return]
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
 
 
 class EncoderLayer(_Layer):

@@ -35,7 +35,7 @@ class CSP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B,F,h,w] to the same shape."""
         x = self.reduce(x)
-        return self.fuse(torch.cat([x, self.blocks(x)], dim=1))  # type: ignore[no-any-return]
+        return self.fuse(torch.cat([x, self.blocks(x)], dim=1))
 
 
 class MicroCSPNet(nn.Sequential):
@@ -75,7 +75,7 @@ class ShuffleUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B,F,h,w] to the same shape; F is even."""
         passed, convolved = torch.split(x, self.halves, dim=1)
-        return self.shuffle(torch.cat([passed, self.blocks(convolved)], dim=1))  # type: ignore[no-any-return]
+        return self.shuffle(torch.cat([passed, self.blocks(convolved)], dim=1))
 
 
 class StridedShuffleUnit(nn.Module):
@@ -97,7 +97,7 @@ class StridedShuffleUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,in,h,w] to [B,out,h/2,w/2]; out is even."""
-        return self.shuffle(torch.cat([self.short(x), self.long(x)], dim=1))  # type: ignore[no-any-return]
+        return self.shuffle(torch.cat([self.short(x), self.long(x)], dim=1))
 
 
 class ShuffleStage(nn.Module):
@@ -113,7 +113,7 @@ class ShuffleStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,in,h,w] to [B,widths[-1],h/2,w/2]."""
-        return self.blocks(x) + self.shortcut(x)  # type: ignore[no-any-return]
+        return self.blocks(x) + self.shortcut(x)
 
 
 class EnhancedShuffleNet(nn.Module):
@@ -134,7 +134,7 @@ class EnhancedShuffleNet(nn.Module):
         early = self.stem(images)
         middle = self.stage2(early)
         x = self.project(self.stage3(middle))
-        return x if self.skip is None else self.skip([early, middle], x)  # type: ignore[no-any-return]
+        return x if self.skip is None else self.skip([early, middle], x)
 
 
 # --- all ----------------------------------------------------------------------------------------------
@@ -177,4 +177,4 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The feature map."""
-        return self.attention(self.down(self.trunk(images)))  # type: ignore[no-any-return]
+        return self.attention(self.down(self.trunk(images)))

@@ -87,7 +87,7 @@ class SPPFMin(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B,in,h,w] to [B,out,h,w]."""
         x = self.reduce(x)
-        return self.fuse(torch.cat([x, self.pool(x)], dim=1))  # type: ignore[no-any-return]
+        return self.fuse(torch.cat([x, self.pool(x)], dim=1))
 
 
 class ESE(nn.Module):
@@ -99,7 +99,7 @@ class ESE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,F,h,w] to the same shape."""
-        return x * self.fc(x.mean(dim=(2, 3), keepdim=True)).sigmoid()  # type: ignore[no-any-return]
+        return x * self.fc(x.mean(dim=(2, 3), keepdim=True)).sigmoid()
 
 
 class SqueezeExcite(nn.Module):
@@ -116,7 +116,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,F,h,w] to the same shape."""
-        return x * self.gate(x.mean(dim=(2, 3), keepdim=True))  # type: ignore[no-any-return]
+        return x * self.gate(x.mean(dim=(2, 3), keepdim=True))
 
 
 _ATTENTIONS: dict[str, Callable[[int], nn.Module]] = {

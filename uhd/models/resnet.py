@@ -22,7 +22,7 @@ class ChannelShuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,F,h,w] to the same shape; F is a multiple of the groups."""
-        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)  # type: ignore[no-any-return, no-untyped-call]
+        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)  # type: ignore[no-untyped-call]
 
 
 class ResidualBlock(nn.Module):
@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,F,h,w] to the same shape."""
-        return self.act(x + self.blocks(x))  # type: ignore[no-any-return]
+        return self.act(x + self.blocks(x))
 
 
 def _factors(count: int) -> list[int]:
@@ -109,7 +109,7 @@ class SkipCat(nn.Module):
     def forward(self, earlier: Sequence[Tensor], last: Tensor) -> Tensor:
         """Maps [B,width,h*factor,w*factor], finest first, and the last one [B,F,h,w] to [B,F,h,w]."""
         reduced = [reduce(x) for reduce, x in zip(self.reductions, earlier, strict=True)]
-        return self.fuse(torch.cat([*reduced, last], dim=1))  # type: ignore[no-any-return]
+        return self.fuse(torch.cat([*reduced, last], dim=1))
 
 
 class Pyramid(nn.Module):
@@ -137,7 +137,7 @@ class Pyramid(nn.Module):
         *finer, summed = [lateral(x) for lateral, x in zip(self.laterals, (*earlier, last), strict=True)]
         for lateral in reversed(finer):
             summed = lateral + F.interpolate(summed, scale_factor=2.0, mode="nearest")
-        return last + self.smooth(summed)  # type: ignore[no-any-return]
+        return last + self.smooth(summed)
 
 
 class UltraTinyResNet(nn.Module):

@@ -36,7 +36,7 @@ class Backbone(nn.Module):
         else:
             x = self.stage4(x) + self.project(x)
             x = self.stage5(x) + x
-        return self.sppf(x)  # type: ignore[no-any-return]
+        return self.sppf(x)
 
 
 class ContextRFB(nn.Module):
@@ -50,7 +50,7 @@ class ContextRFB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,F,h,w] to the same shape."""
-        return x + self.fuse(torch.cat([self.dilated(x), self.wide(x)], dim=1))  # type: ignore[no-any-return]
+        return x + self.fuse(torch.cat([self.dilated(x), self.wide(x)], dim=1))
 
 
 class LargeObjectBranch(nn.Module):
@@ -68,7 +68,7 @@ class LargeObjectBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,F,h,w] to the same shape, for odd h and w too."""
-        return x + F.interpolate(self.blocks(x), size=x.shape[2:], mode="nearest")  # type: ignore[no-any-return]
+        return x + F.interpolate(self.blocks(x), size=x.shape[2:], mode="nearest")
 
 
 class Residual(nn.Sequential):
@@ -76,7 +76,7 @@ class Residual(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape that the inner blocks keep."""
-        return x + super().forward(x)  # type: ignore[no-any-return, no-untyped-call]
+        return x + super().forward(x)  # type: ignore[no-untyped-call]
 
 
 class Head(nn.Module):
