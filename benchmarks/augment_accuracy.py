@@ -36,17 +36,17 @@ ADDED: dict[str, dict[str, Any]] = {
 
 def rows() -> dict[str, dict[str, Any] | None]:
     """The `data_augment` of each row by its title; None for no augmentation."""
-    default = read("aug_uhd.yaml")
-    colours = {name: default[name] for name in ("RandomPhotometricDistort", "RandomHSV", "HorizontalFlip")}
-    added = {f"default + {name}": {name: params} | default for name, params in ADDED.items()}
+    original = read("aug_uhd.yaml")
+    colours = {name: original[name] for name in ("RandomPhotometricDistort", "RandomHSV", "HorizontalFlip")}
+    added = {f"original + {name}": {name: params} | original for name, params in ADDED.items()}
     zoom = {name: ADDED[name] for name in ("RandomScale", "Translation")}
     return {
         "none": None,
         "flip and colour": colours,
-        "default": default,
+        "original": original,
         **added,
-        "default + zoom and shift": zoom | default,
-        "default + Mosaic, zoom and shift": {"Mosaic": ADDED["Mosaic"]} | zoom | default,
+        "original + zoom and shift": zoom | original,
+        "default": read("aug.yaml"),
         "strong": read("aug_strong.yaml"),
     }
 

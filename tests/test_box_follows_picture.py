@@ -37,7 +37,7 @@ def test_box_surrounds_its_colour_after_resize_and_augmentation(tmp_path, mode, 
     sizes = [(480, 640), (64, 64), (40, 24), (300, 1000), (129, 257)] * 6
     folder = write_coloured_rectangles(tmp_path / "data", suffix, sizes)
     data = DataConfig(image_dir=str(folder), train_split=1, val_split=0, cache="ram")
-    augmentation = load_pipeline("uhd/aug.yaml", [0])
+    augmentation = load_pipeline("uhd/aug_uhd.yaml", [0])
     dataset = build_datasets(InputConfig(resize_mode=mode), LabelsConfig().resolved(), data, augmentation)[0]
     flipped = 0
     for epoch in range(4):

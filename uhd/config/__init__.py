@@ -121,6 +121,7 @@ DEMO_PRESET: dict[str, Any] = {
     "auto_anchors": True,
     "num_anchors": 8,
     "iou_loss": "ciou",
+    "aug_config": "uhd/aug_uhd.yaml",
     "epochs": 10,
     "batch_size": 32,
     "exp_name": "demo",
