@@ -19,7 +19,7 @@ import torch
 
 from uhd import dist
 from uhd.augment import Pipeline, load_pipeline
-from uhd.checkpoint import Checkpoint, load_fitting, names_file, remove_temporary_files, save_checkpoint
+from uhd.checkpoint import Checkpoint, load_fitting, names_file
 from uhd.cli import parse_args
 from uhd.config import Config, DataConfig, Size
 from uhd.data.build import build_datasets
@@ -29,41 +29,54 @@ from uhd.data.loader import BatchLoader, build_loader
 from uhd.data.synthetic import write_demo_data
 from uhd.distill_task import DistillTask, build_distill_task, load_teachers
 from uhd.engine import Progress, Validation, evaluate, train_one_epoch
+from uhd.files import write_whole
 from uhd.inspection import inspect_data
-from uhd.logger import RunLog, finite_or_none, log_to_console, make_folder, open_run_dir
+from uhd.logger import finite_or_none, log_to_console, make_folder, open_run_dir
 from uhd.models import build_model, count_macs, count_parameters
 from uhd.optim import TrainState
 from uhd.preview import preview_augmentation
 from uhd.program import exit_code_of
+from uhd.recorder import Recorder, summarise
 from uhd.reports import write_reports
 from uhd.resolve import resolve
 from uhd.task import DetectionTask
+
+SECONDS_TO_STOP = 20.0
+"""What a signal leaves a process that may be waiting for another one."""
 
 log = logging.getLogger("uhd")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the flags ask for; returns the exit code: 2 for a mistake of the user's, 130 and 143 for signals."""
-    return exit_code_of("train.py", lambda signals: run(argv, signals))
+    exit_code = exit_code_of("train.py", lambda signals: run(argv, signals))
+    dist.leave(exit_code)
+    return exit_code
 
 
 def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
     """One session: prepare, then inspect, validate or train."""
-    log_to_console()
+    log_to_console(quiet=not dist.is_main())
     cfg, checkpoint = parse_args(argv)
     device = dist.setup(cfg.run.device)
+    if dist.world_size() > 1:
+        signals.insist(SECONDS_TO_STOP)
     teachers = None if cfg.run.val_only or cfg.run.inspect or cfg.run.preview_aug else load_teachers(cfg)
-    train_set, val_set = build_data(cfg, teachers.picture_size(cfg.input.img_size) if teachers else None)
-    if cfg.run.inspect:
-        inspect(cfg, train_set, val_set)
-        return
-    if cfg.run.preview_aug:
-        preview(cfg, train_set)
+    with dist.main_first():
+        train_set, val_set = build_data(cfg, teachers.picture_size(cfg.input.img_size) if teachers else None)
+    if cfg.run.inspect or cfg.run.preview_aug:
+        if dist.is_main():
+            show_data(cfg, train_set, val_set)
         return
     if not cfg.run.val_only:
         cfg = resolve(cfg, train_set)
     torch.manual_seed(cfg.data.seed)
-    task = build_distill_task(cfg, build_model(cfg.model), teachers, len(train_set))
+    train_loader = None if cfg.run.val_only else loader_of(train_set, cfg, device, shuffle=True)
+    student = build_model(cfg.model)
+    if cfg.optim.sync_bn:
+        dist.share_batch_statistics(student, device)
+    pictures = train_loader.batch_sampler.pictures_in_epoch if train_loader else 0
+    task = build_distill_task(cfg, student, teachers, pictures)
     task = task.to(device).to(memory_format=torch.channels_last)
     describe_model(task, cfg)
     goes_on = bool(cfg.run.resume) and not cfg.run.val_only
@@ -74,35 +87,38 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
         with names_file(checkpoint, "--resume"):
             state.load_state_dict(checkpoint.state)
     val_loader = loader_of(val_set, cfg, device, shuffle=False)
-    if cfg.run.val_only:
+    if train_loader is None:
         validate_only(cfg, state, val_loader, signals)
         return
     if isinstance(task, DistillTask) and cfg.distill.teacher_cache:
         task.remember(train_set, cfg, progress_of("teacher", signals))
-    train_loader = loader_of(train_set, cfg, device, shuffle=True)
-    run_dir = open_run_dir(cfg.run, continues=goes_on_in_place(cfg, checkpoint))
-    train(cfg, run_dir, state, (train_loader, val_loader), signals)
-
-
-def train(
-    cfg: Config, run_dir: Path, state: TrainState, loaders: tuple[BatchLoader, BatchLoader], signals: StopSignals
-) -> None:
-    """The epochs that are left; each ends with a saved state."""
-    train_loader, val_loader = loaders
     last_epoch = cfg.optim.stop_epoch or cfg.optim.epochs
     if state.epoch >= last_epoch:
         log.info("nothing is left to do: %d of %d epochs are finished", state.epoch, last_epoch)
-        summarise(run_dir, state, None)
+        summarise(Path(cfg.run.run_dir), state, None)
         return
-    remove_temporary_files(run_dir)
-    run_log = RunLog(run_dir, cfg, state.epoch)
-    log.info("run folder %s, device %s", run_dir, state.device)
+    recorder: Recorder | None = None
+    if dist.is_main():
+        folder = open_run_dir(cfg.run, continues=goes_on_in_place(cfg, checkpoint))
+        recorder = Recorder(folder, cfg, state, val_set)
+    train(cfg, recorder, state, (train_loader, val_loader), signals)
+
+
+def train(
+    cfg: Config,
+    recorder: Recorder | None,
+    state: TrainState,
+    loaders: tuple[BatchLoader, BatchLoader],
+    signals: StopSignals,
+) -> None:
+    """The epochs that are left; each ends with a saved state. The recorder is the first process's."""
+    train_loader, val_loader = loaders
+    last_epoch = cfg.optim.stop_epoch or cfg.optim.epochs
     validation: Validation | None = None
     signals.defer()
     try:
-        if state.epoch == 0:
-            # A run that is stopped inside its first epoch can be resumed too.
-            save_checkpoint(run_dir, cfg, state, {}, is_best=False)
+        if recorder:
+            recorder.start()
         while state.epoch < last_epoch:
             title = f"epoch {state.epoch + 1}/{cfg.optim.epochs}"
             stats = train_one_epoch(
@@ -110,26 +126,24 @@ def train(
             )
             is_due = state.epoch % cfg.eval.eval_interval == 0 or state.epoch == last_epoch
             is_best = False
-            if is_due and len(val_loader):
+            if is_due and len(dataset_of(val_loader)):
                 validation = evaluate(state.eval_model, state.task, val_loader, cfg, progress_of("validation", signals))
                 stats |= validation.metrics
-                is_best = state.note_map(validation.evaluation.map50)
+                is_best = state.note_map(dist.of_main(validation.evaluation.map50))
                 if not math.isfinite(stats["val/loss"] or 0):
                     log.warning("epoch %d: the validation loss is not finite", state.epoch)
-            save_checkpoint(run_dir, cfg, state, stats, is_best=is_best)
-            run_log.epoch({"epoch": state.epoch, **stats})
-            if is_best and validation:
-                write_reports(run_dir, validation, dataset_of(val_loader), cfg, run_log.history)
+            if recorder:
+                recorder.epoch(stats, validation if is_best else None)
             # Only a validation can say that nothing got better.
             if is_due and validation and 0 < cfg.optim.patience <= state.epoch - state.best.epoch:
                 log.info("no better mAP for %d epochs: stopping (--patience)", cfg.optim.patience)
                 break
             signals.check()
-        if validation:
-            write_reports(run_dir, validation, dataset_of(val_loader), cfg, run_log.history, prefix="last_")
-        summarise(run_dir, state, validation)
+        if recorder:
+            recorder.finish(validation)
     finally:
-        run_log.close()
+        if recorder:
+            recorder.close()
 
 
 def goes_on_in_place(cfg: Config, checkpoint: Checkpoint | None) -> bool:
@@ -139,34 +153,16 @@ def goes_on_in_place(cfg: Config, checkpoint: Checkpoint | None) -> bool:
     return checkpoint.path.resolve().parent == Path(cfg.run.run_dir).resolve()
 
 
-def summarise(run_dir: Path, state: TrainState, validation: Validation | None) -> None:
-    """The last lines: how good it is and where everything lies."""
-    if validation:
-        found = validation.evaluation
-        best = found.at_best_f1
-        log.info("last epoch: mAP@0.5 %.5f, best F1 %.3f at score %.3f", found.map50, best.f1, best.threshold)
-    if state.best.epoch:
-        log.info("best epoch %d: mAP@0.5 %.5f", state.best.epoch, state.best.map50)
-    files = {
-        "checkpoint": "best.pt" if state.best.epoch else "last.pt",
-        "curves": "loss_curves.png, pr_curve.png, f1_curve.png",
-        "sample pictures": "samples.png",
-        "figures by epoch": "metrics.jsonl",
-    }
-    for what, names in files.items():
-        written = [str(run_dir / name) for name in names.split(", ") if (run_dir / name).exists()]
-        if written:
-            log.info("%-16s %s", what, ", ".join(written))
-
-
 def validate_only(cfg: Config, state: TrainState, val_loader: BatchLoader, signals: StopSignals) -> None:
     """Validates the loaded weights and writes val.json and the pictures into the run folder."""
-    if not len(val_loader):
+    if not len(dataset_of(val_loader)):
         raise ValueError(f"--val-only: no picture to validate with (--val-split {cfg.data.val_split})")
     run_dir = make_folder(Path(cfg.run.run_dir), "--ckpt-out" if cfg.run.ckpt_out else "--exp-name")
     validation = evaluate(state.eval_model, state.task, val_loader, cfg, progress_of("validation", signals))
+    if not dist.is_main():
+        return
     figures = {key: finite_or_none(value) for key, value in validation.metrics.items()}
-    (run_dir / "val.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_whole(run_dir / "val.json", (json.dumps(figures, indent=2) + "\n").encode())
     for key, value in figures.items():
         log.info("%-38s %s", key, "-" if value is None else f"{value:.5f}")
     write_reports(run_dir, validation, dataset_of(val_loader), cfg, [], prefix="val_")
@@ -207,15 +203,13 @@ def check_augmentation(cfg: Config, transform: Pipeline | None) -> None:
         log.warning("--cache-px has no effect: no op of --aug-config %s gains by it", cfg.data.aug_config)
 
 
-def inspect(cfg: Config, train_set: DetectionDataset, val_set: DetectionDataset) -> None:
-    """Prints what the data hold and writes the pictures."""
-    train_set.close_mixing(0)  # a tile shows the picture whose name it bears
-    folder = make_folder(Path(cfg.run.run_dir) / "inspect", "--ckpt-out")
-    log.info("%s", inspect_data(train_set, val_set, cfg, folder))
-
-
-def preview(cfg: Config, train_set: DetectionDataset) -> None:
-    """Writes the sheets that show what augmentation does."""
+def show_data(cfg: Config, train_set: DetectionDataset, val_set: DetectionDataset) -> None:
+    """What --inspect and --preview-aug ask for: text and pictures of what the data hold, or of their augmentation."""
+    if cfg.run.inspect:
+        train_set.close_mixing(0)  # a tile shows the picture whose name it bears
+        folder = make_folder(Path(cfg.run.run_dir) / "inspect", "--ckpt-out")
+        log.info("%s", inspect_data(train_set, val_set, cfg, folder))
+        return
     assert cfg.run.preview_aug is not None
     folder = make_folder(Path(cfg.run.run_dir) / "preview", "--ckpt-out" if cfg.run.ckpt_out else "--exp-name")
     for path in preview_augmentation(train_set, cfg.run.preview_aug, folder):

@@ -51,6 +51,9 @@ class PreparedLoader:
     def set_epoch(self, epoch: int) -> None:
         """The same batches in each epoch."""
 
+    def pictures_in(self, batch: int) -> int:
+        return len(self.batches[batch].images)
+
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)
 
@@ -66,6 +69,9 @@ class TimedLoader:
 
     def set_epoch(self, epoch: int) -> None:
         self.loader.set_epoch(epoch)
+
+    def pictures_in(self, batch: int) -> int:
+        return self.loader.pictures_in(batch)
 
     def __iter__(self) -> Iterator[Any]:
         iterator = iter(self.loader)

@@ -70,6 +70,15 @@ def write_yolo_folder(
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch with one thread, for tests that fork."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def yolo_folder(tmp_path: Path) -> Callable[..., Path]:
     """Makes a small data set: `yolo_folder(labels, size, suffix, name="data")`; see `write_yolo_folder`."""
 
@@ -155,7 +164,7 @@ def fast() -> Iterator[None]:
     """Making the parser is most of the time that reading a line takes, drawing the reports most of a tiny run's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("uhd.cli.build_parser", functools.cache(build_parser))
-        patch.setattr(train, "write_reports", lambda *args, **kwargs: None)
+        patch.setattr("uhd.recorder.write_reports", lambda *args, **kwargs: None)
         yield
 
 
@@ -215,6 +224,6 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     data = draw_people(folder / "data", 200, side=32, seed=5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "write_reports", lambda *args, **kwargs: None)
+        patch.setattr("uhd.recorder.write_reports", lambda *args, **kwargs: None)
         assert train.main(train_args(data, folder / "run", **flags)) == 0
     return folder / "run"

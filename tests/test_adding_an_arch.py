@@ -256,7 +256,7 @@ def runs(blob, data, tmp_path_factory):
     flags = (*BLOB_RUN, "--image-dir", str(data), "--epochs", "2", "--use-batchnorm", "--use-ema")
     assert train.main([*flags, "--ckpt-out", str(folder / "whole")]) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "write_reports", lambda *args, **kwargs: None)
+        patch.setattr("uhd.recorder.write_reports", lambda *args, **kwargs: None)
         assert train.main([*flags, "--ckpt-out", str(folder / "half"), "--stop-epoch", "1"]) == 0
     return folder
 
@@ -274,7 +274,7 @@ def test_a_run_is_complete(runs):
 
 
 def test_resuming_is_exact(runs, run_train, monkeypatch):
-    monkeypatch.setattr(train, "write_reports", lambda *args, **kwargs: None)
+    monkeypatch.setattr("uhd.recorder.write_reports", lambda *args, **kwargs: None)
     outcome = run_train("--resume", runs / "half", *SESSION)
     assert (outcome.code, outcome.errors) == (0, [])
     resumed, whole = (read_checkpoint(runs / name / "last.pt") for name in ("half", "whole"))

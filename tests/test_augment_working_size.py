@@ -165,7 +165,7 @@ def people(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(run_train, people, tmp_path, monkeypatch):
     """Trains with a mosaic in every picture; gives the partners drawn in each epoch of this session."""
-    monkeypatch.setattr(train, "write_reports", lambda *args, **kwargs: None)
+    monkeypatch.setattr("uhd.recorder.write_reports", lambda *args, **kwargs: None)
     config = write_yaml(tmp_path, "data_augment: {Mosaic: 1, HorizontalFlip: 0.5}")
     drawn, epochs = [], []
     draw, one_epoch = DetectionDataset.draw, train.train_one_epoch

@@ -1,15 +1,17 @@
-import multiprocessing
 import os
-import time
+import resource
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
 import pytest
 
 from uhd.data import cache as cache_module
+from uhd.data import shards
 from uhd.data.cache import ImageSpec, cache_path, load_resized, open_images
-from uhd.data.cache_file import Entry, read_cache, write_cache
+from uhd.data.entries import Entries, EntriesBuilder, Entry
 from uhd.data.labels import BadLine, LabelRows
+from uhd.data.limits import Limits
 
 SPEC = ImageSpec((16, 24), "opencv_inter_area")
 
@@ -19,6 +21,12 @@ def write_picture(path, seed):
     image = np.random.default_rng(seed).integers(0, 256, (30 + seed, 40, 3), dtype=np.uint8)
     assert cv2.imwrite(str(path), image)
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    """Shards of nine pictures, so that seventy make several."""
+    monkeypatch.setattr(shards, "SHARD_BYTES", 9 * 16 * 24 * 3)
 
 
 @pytest.fixture
@@ -54,9 +62,18 @@ def gather_all(store, count):
 
 
 def contents(paths, kind, folder, spec=SPEC):
+    """The pictures that can be read, and the entries one by one."""
     store, entries = open_images(paths, spec, kind, folder, "test")
-    readable = [i for i, entry in enumerate(entries) if not entry.error]
-    return store.gather(np.array(readable, dtype=np.int64)), entries
+    readable = [i for i in range(len(paths)) if i not in entries.errors]
+    return store.gather(np.array(readable, dtype=np.int64)), [entries.entry(i) for i in range(len(paths))]
+
+
+def files_of(paths, folder):
+    return {path.name: path.read_bytes() for path in cache_path(paths, SPEC, folder).iterdir()}
+
+
+def shards_of(paths, folder):
+    return sorted(cache_path(paths, SPEC, folder).glob("*.rgb"))
 
 
 def assert_same(first, second):
@@ -98,7 +115,7 @@ def test_gathered_pictures_may_be_written_to(tmp_path, paths, kind):
 @pytest.mark.parametrize("kind", ["disk", "ram", "none", "auto"])
 def test_no_pictures(tmp_path, kind):
     store, entries = open_images([], SPEC, kind, tmp_path / "cache", "test")
-    assert entries == []
+    assert len(entries) == 0
     assert gather_all(store, 0).shape == (0, 16, 24, 3)
 
 
@@ -127,7 +144,7 @@ def test_changed_files_alone_are_read_again(tmp_path, paths, reads):
     assert_same(warm, contents(paths, "ram", tmp_path))
     assert "10.png" in warm[1][10].error
     assert warm[1][2].error == ""
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(shards_of(paths, tmp_path / "cache")) == 8
 
 
 def test_label_that_moves_to_the_labels_twin_is_seen(tmp_path):
@@ -147,9 +164,10 @@ def test_each_form_of_the_pictures_has_its_own_file(tmp_path, paths):
         ImageSpec((16, 16), "opencv_inter_area"),
         ImageSpec((16, 24), "torch_nearest"),
         ImageSpec((16, 24), "opencv_inter_area", reduced=True),
+        ImageSpec((16, 24), "opencv_inter_area", limits=Limits(max_pixels=99)),
     ]
     files = {cache_path(paths, spec, tmp_path) for spec in specs} | {cache_path(paths[1:], SPEC, tmp_path)}
-    assert len(files) == 5
+    assert len(files) == 6
 
 
 def truncate_to(size):
@@ -174,25 +192,98 @@ def overwrite(position):
     [
         truncate_to(0),
         truncate_to(7),
-        truncate_to(20_000),
+        truncate_to(2000),
         overwrite(100),
         overwrite(-1),
         overwrite(-15),
-        overwrite(-200),
         lambda file: file.write_bytes(b"x" * 1000),
         lambda file: file.write_bytes(file.read_bytes() + b"x"),
     ],
 )
-def test_damaged_file_is_made_again_with_a_note(tmp_path, paths, reads, caplog, damage):
+def test_damaged_index_is_made_again_with_a_note(tmp_path, paths, reads, caplog, damage):
     cold = contents(paths, "disk", tmp_path / "cache")
-    damage(cache_path(paths, SPEC, tmp_path / "cache"))
+    damage(cache_path(paths, SPEC, tmp_path / "cache") / "index")
     reads.clear()
     assert_same(cold, contents(paths, "disk", tmp_path / "cache"))
     assert len(reads) == 140
-    assert "is damaged" in caplog.text
+    assert caplog.text.count("is damaged") == 1
     reads.clear()
     contents(paths, "disk", tmp_path / "cache")
     assert reads == []
+    assert len(shards_of(paths, tmp_path / "cache")) == 8
+
+
+@pytest.mark.parametrize("damage", [truncate_to(0), truncate_to(2000), lambda file: file.unlink()])
+def test_shard_that_is_not_whole_is_made_again_from_its_pictures_alone(tmp_path, paths, reads, caplog, damage):
+    cold = contents(paths, "disk", tmp_path / "cache")
+    damage(shards_of(paths, tmp_path / "cache")[1])
+    reads.clear()
+    assert_same(cold, contents(paths, "disk", tmp_path / "cache"))
+    assert sorted(name for name in reads if name.endswith("png")) == [f"{i:02}.png" for i in range(9, 18)]
+    assert "9 pictures are read again" in caplog.text
+
+
+def test_damaged_picture_is_an_error_at_its_first_read_and_is_made_again_by_the_next_run(tmp_path, paths, reads):
+    cold = contents(paths, "disk", tmp_path / "cache")
+    shard = shards_of(paths, tmp_path / "cache")[1]
+    store, _ = open_images(paths, SPEC, "disk", tmp_path / "cache", "first")
+    overwrite(3 * 16 * 24 * 3 + 5)(shard)
+    store.gather(np.array([0, 9, 10, 11, 13]))
+    with pytest.raises(
+        OSError, match=rf"{shard.name}: this part of the picture cache is damaged; .*next start"
+    ) as caught:
+        store.gather(np.array([11, 12]))
+    assert "\n" not in str(caught.value)
+    reads.clear()
+    assert_same(cold, contents(paths, "disk", tmp_path / "cache"))
+    assert len(reads) == 18
+
+
+def test_damage_beside_a_change_is_found_when_the_shard_is_copied(tmp_path, paths, reads, caplog):
+    contents(paths, "disk", tmp_path / "cache")
+    overwrite(5)(shards_of(paths, tmp_path / "cache")[0])
+    write_picture(tmp_path / "data" / "05.png", 99)
+    reads.clear()
+    assert_same(contents(paths, "disk", tmp_path / "cache"), contents(paths, "ram", tmp_path))
+    assert {"00.png", "05.png"} == {name for name in reads[:4] if name.endswith("png")}
+    assert "1 pictures are read again" in caplog.text
+
+
+def test_shard_that_shrinks_under_a_run_is_an_error(tmp_path, paths):
+    contents(paths, "disk", tmp_path / "cache")
+    store, _ = open_images(paths, SPEC, "disk", tmp_path / "cache", "first")
+    truncate_to(100)(shards_of(paths, tmp_path / "cache")[2])
+    store.gather(np.arange(18))
+    with pytest.raises(OSError, match="the picture cache is damaged"):
+        store.gather(np.array([18]))
+
+
+def test_unchanged_shards_are_left_as_they_are(tmp_path, paths):
+    contents(paths, "disk", tmp_path / "cache")
+    before = shards_of(paths, tmp_path / "cache")
+    write_picture(tmp_path / "data" / "20.png", 99)
+    contents(paths, "disk", tmp_path / "cache")
+    after = shards_of(paths, tmp_path / "cache")
+    assert [one == other for one, other in zip(before, after, strict=True)] == [i != 2 for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "per_shard", "num_shards"),
+    [
+        ((1, 4, 4, 3), 64 << 20 >> 4, 1),
+        ((10, 64, 64, 3), 5461, 1),
+        ((200_000, 64, 64, 3), 5461, 37),
+        ((200_000, 128, 128, 3), 1563, 128),
+        ((100_000_000, 64, 64, 3), 781_250, 128),
+        ((3, 8000, 8000, 3), 1, 3),
+    ],
+)
+def test_shards_are_few(monkeypatch, shape, per_shard, num_shards):
+    monkeypatch.undo()
+    layout = shards.Layout.of(shape)
+    assert layout.num_shards == num_shards
+    assert layout.per_shard == per_shard or shape[0] == 1
+    assert sum(len(layout.pictures(shard)) for shard in range(num_shards)) == shape[0]
 
 
 def test_folder_that_cannot_be_written(tmp_path, paths, caplog):
@@ -204,46 +295,123 @@ def test_folder_that_cannot_be_written(tmp_path, paths, caplog):
     assert "the cache is kept in memory" in caplog.text
 
 
-def entry_of(number):
-    rows = np.full((number, 5), float(number))
-    return Entry((number, number + 1), LabelRows(rows, (BadLine(3, "ünïcode \udcff"),)), "/a\udcff.txt")
+def test_folder_that_cannot_be_written_and_memory_that_is_too_small(tmp_path, paths, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setattr(cache_module, "available_memory", lambda: 70 * 16 * 24 * 3)
+    with pytest.raises(
+        ValueError, match=r"--cache-dir .*: cannot be written .*GiB of pictures are too much for memory"
+    ):
+        contents(paths, "auto", tmp_path / "file" / "cache")
 
 
-def test_failure_while_writing_leaves_the_older_file(tmp_path):
-    file, shape, states = tmp_path / "x.uhdcache", (2, 4, 4, 3), np.arange(8).reshape(2, 4)
-    pictures = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+def test_cache_that_is_up_to_date_is_opened_without_writing(tmp_path, paths, reads, monkeypatch):
+    """As in a folder that is read-only, which root cannot be kept from writing to."""
+    cold = contents(paths, "disk", tmp_path / "cache")
+    before, real = files_of(paths, tmp_path / "cache"), os.open
 
-    def found(fail):
-        yield 0, entry_of(0), pictures[0]
-        if fail:
+    def open_for_reading(path, flags, *args, **kwargs):
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(30, "Read-only file system")
+        return real(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", open_for_reading)
+    reads.clear()
+    assert_same(cold, contents(paths, "disk", tmp_path / "cache"))
+    assert reads == []
+    write_picture(tmp_path / "data" / "05.png", 99)
+    with pytest.raises(ValueError, match=r"--cache-dir .*: cannot be written \(Read-only file system\)"):
+        contents(paths, "disk", tmp_path / "cache")
+    contents(paths, "auto", tmp_path / "cache")
+    assert files_of(paths, tmp_path / "cache") == before
+
+
+# --- a full disk --------------------------------------------------------------------------------
+
+
+@contextmanager
+def files_up_to(size):
+    """No file may grow beyond this size, as with a quota. Python takes the signal for an error, not for its end."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 100, 8100])
+def test_file_that_may_not_grow(tmp_path, paths, caplog, size):
+    """8100 bytes are room for the last shard, and not for the others."""
+    caplog.set_level("INFO", "uhd")
+    expected = contents(paths, "ram", tmp_path)
+    with (
+        files_up_to(size),
+        pytest.raises(ValueError, match=r"--cache-dir .*cache: cannot be written \(File too large\)"),
+    ):
+        contents(paths, "disk", tmp_path / "cache")
+    with files_up_to(size):
+        found = contents(paths, "auto", tmp_path / "cache")
+    assert_same(expected, found)
+    assert caplog.text.count("the cache is kept in memory") == 1
+    assert set(files_of(paths, tmp_path / "cache")) <= {"lock"}
+
+
+def test_disk_without_room_is_told_before_anything_is_read(tmp_path, paths, reads, monkeypatch):
+    usage = type("Usage", (), {"free": 70 * 16 * 24 * 3 - 1})
+    monkeypatch.setattr(shards.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(ValueError, match=r"--cache-dir .*No space left on device: 0\.0 GiB are needed"):
+        contents(paths, "disk", tmp_path / "cache")
+    assert reads == []
+
+
+@pytest.mark.parametrize("calls", [0, 1, 40])
+def test_disk_that_fills_up_leaves_the_older_cache(tmp_path, paths, monkeypatch, calls):
+    older = contents(paths, "disk", tmp_path / "cache")
+    before = files_of(paths, tmp_path / "cache")
+    for path in paths:
+        os.utime(path, ns=(1, 1))
+    left, real = [calls], os.pwrite
+
+    def write(*args):
+        left[0] -= 1
+        if left[0] < 0:
             raise OSError(28, "No space left on device")
-        yield 1, entry_of(2), pictures[1]
+        return real(*args)
 
-    with pytest.raises(OSError, match="No space"):
-        write_cache(file, shape, states, None, found(fail=True))
-    assert list(tmp_path.iterdir()) == []
-    write_cache(file, shape, states, None, found(fail=False))
-    older = read_cache(file, shape)
-    with pytest.raises(OSError, match="No space"):
-        write_cache(file, shape, states + 1, older, found(fail=True))
-    assert list(tmp_path.iterdir()) == [file]
-    again = read_cache(file, shape)
-    assert np.array_equal(again.images, pictures)
-    assert np.array_equal(again.states, states)
-    assert again.entries[0].labels.bad_lines == (BadLine(3, "ünïcode \udcff"),)
-    assert again.entries[1].labels.rows.tolist() == [[2.0] * 5] * 2
+    monkeypatch.setattr(os, "pwrite", write)
+    with pytest.raises(ValueError, match=r"cannot be written \(No space left"):
+        contents(paths, "disk", tmp_path / "cache")
+    assert files_of(paths, tmp_path / "cache") == before
+    monkeypatch.undo()
+    assert_same(older, contents(paths, "disk", tmp_path / "cache"))
 
 
-def test_what_a_killed_writer_left_goes_and_what_is_being_written_stays(tmp_path):
-    file, other = tmp_path / "x.uhdcache", tmp_path / "y.uhdcache"
-    left = [tmp_path / f"{name.name}.{kind}.tmp" for name in (file, other) for kind in ("killed", "growing")]
-    for path in left:
-        path.write_bytes(b"half of it")
-        if "killed" in path.name:
-            os.utime(path, (time.time() - 7200,) * 2)
-    pictures = np.zeros((1, 4, 4, 3), np.uint8)
-    write_cache(file, pictures.shape, np.zeros((1, 4), np.int64), None, [(0, entry_of(0), pictures[0])])
-    assert {path.name for path in tmp_path.iterdir()} == {file.name, *(path.name for path in left[1:])}
+def test_writes_in_parts_are_put_together(tmp_path, paths, monkeypatch):
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, position: real(file, data[:100], position))
+    assert_same(contents(paths, "disk", tmp_path / "cache"), contents(paths, "ram", tmp_path))
+
+
+def test_index_that_cannot_be_written_leaves_no_new_shards(tmp_path, paths, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("uhd.data.cache_file.write_whole", refuse)
+    with pytest.raises(ValueError, match="No space left"):
+        contents(paths, "disk", tmp_path / "cache")
+    assert set(files_of(paths, tmp_path / "cache")) == {"lock"}
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path, paths):
+    contents(paths, "disk", tmp_path / "cache")
+    folder = cache_path(paths, SPEC, tmp_path / "cache")
+    (folder / "00000-0123456789ab.rgb").write_bytes(b"half of it")
+    (folder / ".index.123.tmp").write_bytes(b"half of it")
+    write_picture(tmp_path / "data" / "05.png", 99)
+    contents(paths, "disk", tmp_path / "cache")
+    names = set(files_of(paths, tmp_path / "cache"))
+    assert names == {"index", "lock", *(path.name for path in shards_of(paths, tmp_path / "cache"))}
+    assert len(names) == 10
 
 
 def test_run_keeps_its_pictures_while_another_one_renews_the_file(tmp_path, paths):
@@ -256,15 +424,28 @@ def test_run_keeps_its_pictures_while_another_one_renews_the_file(tmp_path, path
     assert not np.array_equal(gather_all(renewed, 67), before)
 
 
-def test_two_runs_at_once_make_one_sound_file(tmp_path, paths):
-    context = multiprocessing.get_context("fork")
-    runs = [
-        context.Process(target=open_images, args=(paths, SPEC, "disk", tmp_path / "cache", "run")) for _ in range(3)
-    ]
-    for run in runs:
-        run.start()
-    for run in runs:
-        run.join(60)
-    assert [run.exitcode for run in runs] == [0, 0, 0]
-    assert len(list((tmp_path / "cache").iterdir())) == 1
-    assert_same(contents(paths, "disk", tmp_path / "cache"), contents(paths, "ram", tmp_path))
+# --- entries ------------------------------------------------------------------------------------
+
+
+def entry_of(number, *, count=1, error="", bad=()):
+    return Entry((number, number + 1), LabelRows(np.full((count, 5), float(number)), bad), "/a.txt", error)
+
+
+def test_entries_come_in_any_order_over_older_ones():
+    bad = (BadLine(3, "ünïcode \udcff"),)
+    first = EntriesBuilder(Entries.blank(["/a.jpg"] * 4))
+    for index, entry in ((2, entry_of(2, count=3)), (0, entry_of(7, error="gone", bad=bad)), (3, entry_of(3, count=0))):
+        first.add(index, entry)
+    first.add(0, entry_of(1, count=2, error="broken", bad=bad))
+    older = first.build()
+    assert older.counts.tolist() == [2, 0, 3, 0]
+    assert older.rows[:, 0].tolist() == [1, 1, 2, 2, 2]
+    second = EntriesBuilder(older)
+    second.add(3, entry_of(9))
+    second.add(0, entry_of(5, count=0))
+    newer = second.build()
+    assert newer.rows[:, 0].tolist() == [2, 2, 2, 9]
+    assert (newer.errors, newer.bad_lines) == ({}, {})
+    assert (older.errors, older.bad_lines) == ({0: "broken"}, {0: bad})
+    assert older.entry(0).labels.bad_lines == bad
+    assert newer.entry(2).size == (2, 3)

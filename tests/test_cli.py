@@ -29,7 +29,7 @@ FLAGS = words("""
 --num-queries --d-model --heads --layers --dim-feedforward --use-fpn --dropout
 --auto-anchors
 --image-dir --train-list --val-list --train-split --val-split --val-count --seed --skip-bad-labels --demo-data
---aug-config --aug --cache-px --close-mosaic --num-workers --cache --cache-dir
+--aug-config --aug --cache-px --close-mosaic --num-workers --cache --cache-dir --max-pixels --max-boxes
 --iou-loss --anchor-cls-loss --cls-loss-type
 --loss-weight-box --loss-weight-obj --loss-weight-cls --loss-weight-quality
 --loss-weight-hm --loss-weight-off --loss-weight-wh --loss-weight-l1 --loss-weight-iou
@@ -39,7 +39,8 @@ FLAGS = words("""
 --teacher-backbone --teacher-backbone-arch --teacher-backbone-norm --teacher-cache
 --distill-kl --distill-box-l1 --distill-obj --distill-quality --distill-feat --distill-weight --feature-distill-weight
 --distill-temperature --distill-cosine
---epochs --stop-epoch --patience --batch-size --optimizer --lr --lr-schedule --warmup-epochs --weight-decay
+--epochs --stop-epoch --patience --batch-size --grad-accum --sync-bn --optimizer --lr --lr-schedule
+--warmup-epochs --weight-decay
 --grad-clip-norm --use-amp --use-ema --ema-decay
 --conf-thresh --topk --nms-iou --pre-nms-topk
 --eval-interval --map-conf-thresh --coco-eval --coco-per-class
@@ -51,7 +52,7 @@ SWITCHES = words("""
 --use-batchnorm --use-improved-head --utod-residual --use-iou-aware-head --utod-head-ese --use-head-ese
 --utod-context-rfb --utod-large-obj-branch
 --use-anchor --use-skip --backbone-skip --backbone-skip-cat --backbone-skip-shuffle-cat --backbone-skip-s2d-cat
---backbone-fpn --use-fpn --auto-anchors --skip-bad-labels --aug --use-amp --use-ema
+--backbone-fpn --use-fpn --auto-anchors --skip-bad-labels --aug --use-amp --use-ema --sync-bn
 --coco-eval --coco-per-class --ckpt-non-strict --val-only --inspect
 --teacher-use-skip --teacher-use-fpn --distill-cosine
 """)

@@ -4,8 +4,10 @@ import pytest
 import torch
 from test_cli import parse, value, values, words
 
-from uhd.checkpoint import STATE_PARTS
 from uhd.cli import parse_args
+from uhd.models import build_model
+from uhd.optim import TrainState
+from uhd.task import build_task
 
 SAVED = (
     "--arch ultratinyod --img-size 32x64 --torch_nearest --classes 0,2 --activation relu --use-batchnorm --cnn-width 8 "
@@ -56,12 +58,14 @@ SESSION = words(
 
 
 def write_checkpoint(path, flags):
+    cfg = parse(flags)
+    state = TrainState(cfg.optim, build_task(cfg, build_model(cfg.model)), torch.device("cpu")).state_dict()
     content = {
         "program": "uhd",
         "format": 1,
         "versions": {},
-        "config": parse(flags).to_dict(),
-        "state": {**dict.fromkeys(STATE_PARTS), "model": {}, "epoch": 1},
+        "config": cfg.to_dict(),
+        "state": {**state, "epoch": 1},
         "metrics": {},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +75,7 @@ def write_checkpoint(path, flags):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A checkpoint whose config has no default in it; its weights do not matter here."""
+    """A checkpoint whose config has no default in it."""
     return write_checkpoint(tmp_path_factory.mktemp("saved") / "runs" / "first" / "last.pt", SAVED)
 
 
@@ -208,7 +212,7 @@ def test_typed_source_of_pictures_replaces_the_saved_one_as_a_whole(typed, expec
 
 
 def test_typed_lists_replace_saved_demo_data(tmp_path):
-    path = write_checkpoint(tmp_path / "x.pt", "--demo-data 20")
+    path = write_checkpoint(tmp_path / "x.pt", "--demo-data 20 --num-anchors 1 --anchors .1,.2")
     data = beside(path, "--resume", "--train-list a --val-list b").data
     assert (data.train_list, data.val_list, data.demo_data) == ("a", "b", None)
     assert beside(path, "--val-only --ckpt", "--val-list b").data.val_list == "b"
@@ -249,7 +253,7 @@ def test_training_flags_beside_val_only_are_warned_of(saved, caplog):
 
 def test_resume_takes_the_newest_of_a_folder(saved, tmp_path):
     for name in ("last_utod_0002_map_0.10000.pt", "last_utod_0010_map_0.05000.pt", "best_utod_0011_map_0.10000.pt"):
-        write_checkpoint(tmp_path / name, "--arch ultratinyod --cnn-width 8")
+        write_checkpoint(tmp_path / name, "--arch ultratinyod --cnn-width 8 --anchors .1,.2")
     assert parse_args(["--resume", str(tmp_path)])[1].path.name == "last_utod_0010_map_0.05000.pt"
     (tmp_path / "last.pt").symlink_to("last_utod_0002_map_0.10000.pt")
     assert parse_args(["--resume", str(tmp_path)])[1].path.name == "last_utod_0002_map_0.10000.pt"

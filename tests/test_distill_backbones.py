@@ -303,9 +303,9 @@ class Bomb:
 
 
 MISTAKES = {
-    "text": ("vit_tiny", b"not weights\n", "not a file of torch"),
+    "text": ("vit_tiny", b"not weights\n", "cannot be read"),
     "empty": ("vit_tiny", b"", "cannot be read"),
-    "code": ("vit_tiny", Bomb(), "not a file of torch with tensors and plain values only"),
+    "code": ("vit_tiny", Bomb(), "expected tensors and plain values only"),
     "list": ("vit_tiny", [torch.zeros(3)], "not a state dict of tensors"),
     "numbers": ("vit_tiny", {"a": 1}, "not a state dict of tensors"),
     "empty model": ("vit_tiny", {"model": {}}, "not a state dict of tensors"),
@@ -326,7 +326,7 @@ MISTAKES = {
     "S for tiny": ("vit_tiny", hollow(S), "expected [192, 3, 16, 16] for vit_tiny (dinov3_vits16 fits)"),
     "L for B": (
         "dinov3_vitb16",
-        hollow(official_shapes(1024, depth=24)),
+        hollow(official_shapes(1024, depth=12)),
         "expected [768, 3, 16, 16] for dinov3_vitb16",
     ),
     "patches of 14": (

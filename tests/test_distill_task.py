@@ -89,7 +89,7 @@ def test_a_teacher_only_looks(teacher_of, name):
         assert not any(module.training for module in teacher.model.modules())
         task.learn(pictures(), TRUTHS, state.backward)
         assert all(parameter.grad is None for parameter in teacher.parameters())
-        state.step()
+        state.step(torch.tensor(True))
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert same(dict(teacher.state_dict()), before)
     assert same(dict(task.lesson(pictures()).preds), dict(said.preds))
@@ -116,7 +116,7 @@ def test_adapter_learns(teacher_of):
     task, state = start_distilled(student_config("cnn, anchors", teacher_of("anchors"), distill_feat=1.0))
     before = task.distillation.adapter.weight.detach().clone()
     task.learn(pictures(), TRUTHS, state.backward)
-    state.step()
+    state.step(torch.tensor(True))
     assert not torch.equal(task.distillation.adapter.weight, before)
 
 
@@ -179,7 +179,7 @@ def learned(student, teacher_path, steps, lr, seed=0, **distill):
         terms = task.distillation(task.student(images), lesson)
         losses.append(float(sum_terms(terms).detach()))
         state.backward(sum_terms(terms))
-        state.step()
+        state.step(torch.tensor(True))
     with torch.no_grad():
         preds = task.student(images)
     return losses, preds, lesson, task
@@ -247,7 +247,7 @@ def check_two_steps(cfg, size=(32, 32)):
         assert all(value.isfinite() for value in terms.values()), terms
         gradients = [parameter.grad for parameter in task.parameters() if parameter.grad is not None]
         assert all(gradient.isfinite().all() for gradient in gradients)
-        state.step()
+        state.step(torch.tensor(True))
     assert float(task.distillation.seen) == 6
     return terms
 

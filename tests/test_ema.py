@@ -29,7 +29,7 @@ class Single(nn.Module):
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """Plots of a run take longer than its training."""
-    monkeypatch.setattr(train, "write_reports", lambda *args, **kwargs: None)
+    monkeypatch.setattr("uhd.recorder.write_reports", lambda *args, **kwargs: None)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from uhd.augment import Pipeline, RemoveOutliers, Sample
 from uhd.augment.geometric import HorizontalFlip
 from uhd.config import DataConfig, InputConfig, LabelsConfig
 from uhd.data import build_datasets, build_loader
+from uhd.data.dataset import Ragged
 from uhd.data.images import read_image
 from uhd.data.resize import resize
 from uhd.types import IGNORED, PADDING
@@ -174,6 +175,19 @@ def test_training_and_validation_never_share_a_picture(folder):
     assert not set(train.paths) & set(val.paths)
 
 
+@pytest.mark.parametrize("counts", [[], [0], [3], [2, 0, 3, 0], [0, 0, 1]])
+def test_arrays_that_lie_behind_one_another(counts):
+    values = np.arange(sum(counts) * 4).reshape(-1, 4)
+    arrays = Ragged(values, np.array(counts, dtype=np.int64))
+    expected = [each.tolist() for each in np.split(values, np.cumsum(counts)[:-1])] if counts else []
+    assert [each.tolist() for each in arrays] == expected
+    assert [arrays[i].tolist() for i in range(-len(counts), 0)] == expected
+    assert [each.tolist() for each in arrays[1:3]] == expected[1:3]
+    assert (len(arrays), arrays.counts.tolist()) == (len(counts), counts)
+    with pytest.raises(IndexError):
+        arrays[len(counts)]
+
+
 # --- batches ------------------------------------------------------------------------------------
 
 
@@ -230,7 +244,7 @@ def test_batch_without_any_truth_has_one_padded_column(folder):
 
 
 def test_picture_with_very_many_truths(tmp_path):
-    dataset = train_set(write_set(tmp_path, ["0 .5 .5 .1 .1\n" * 3000, None]))
+    dataset = train_set(write_set(tmp_path, ["0 .5 .5 .1 .1\n" * 3000, None]), max_boxes=3000)
     targets = dataset.__getitems__([(0, 0), (0, 1)]).targets
     assert targets.boxes.shape == (2, 3000, 4)
     assert (targets.labels != PADDING).sum(dim=1).tolist() == [3000, 0]
@@ -367,6 +381,21 @@ def test_trouble_in_a_worker_is_an_error_here(folder, transform, error, message)
     loader = build_loader(train_set(folder, transform=transform), 4, 1, shuffle=True, device_is_cuda=False)
     with pytest.raises(error, match=message):
         epoch_of(loader, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_cache_is_named(folder, tmp_path, workers):
+    cfg = replace(everything_is_train(folder), cache="disk", cache_dir=str(tmp_path))
+    build_datasets(SMALL, PERSON, cfg)
+    (shard,) = tmp_path.glob("*/*.rgb")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    loader = build_loader(build_datasets(SMALL, PERSON, cfg)[0], 4, workers, shuffle=True, device_is_cuda=False)
+    with pytest.raises(OSError, match=rf"{shard.name}: this part of the picture cache is damaged"):
+        epoch_of(loader, 1)
+    loader = build_loader(build_datasets(SMALL, PERSON, cfg)[0], 4, workers, shuffle=True, device_is_cuda=False)
+    assert len(epoch_of(loader, 1)) == 6
 
 
 class Report(Transform):

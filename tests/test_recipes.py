@@ -10,7 +10,6 @@ from conftest import LABELS, ROOT
 from dinov3 import official_shapes, random_state
 from helpers import make_config, write_teacher
 
-import train
 from uhd.cli import parse_args
 
 LR_OF_WIDTH = {64: "0.005", 96: "0.004", 128: "0.003", 160: "0.001", 192: "0.001", 256: "0.001"}
@@ -274,7 +273,7 @@ def test_keras_recipe_trains(run_train, cut, tmp_path):
 @pytest.fixture
 def few(yolo_folder, tmp_path, monkeypatch):
     """Flags that make an early recipe small but leave its network, typed after its own; no pictures are drawn."""
-    monkeypatch.setattr(train, "write_reports", lambda *args, **kwargs: None)
+    monkeypatch.setattr("uhd.recorder.write_reports", lambda *args, **kwargs: None)
     yolo_folder(LABELS[:3])
     (tmp_path / "uhd").symlink_to(ROOT / "uhd")
     return ["--image-dir", "data", "--epochs", "1", "--num-workers", "0", "--device", "cpu"]

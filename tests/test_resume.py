@@ -21,7 +21,7 @@ AUGMENTATION = str(ROOT / "uhd/aug.yaml")
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """Plots of a run take longer than its training."""
-    monkeypatch.setattr(train, "write_reports", lambda *args, **kwargs: None)
+    monkeypatch.setattr("uhd.recorder.write_reports", lambda *args, **kwargs: None)
 
 
 @pytest.fixture

@@ -13,8 +13,10 @@ LAYERS: dict[str, int] = {
     "uhd": 0,
     "uhd.config": 0,
     "uhd.files": 0,
+    "uhd.locking": 0,
     "uhd.muting": 0,
     "uhd.process": 0,
+    "uhd.reading": 0,
     "uhd.types": 0,
     "uhd.anchors": 1,
     "uhd.augment": 1,
@@ -31,6 +33,7 @@ LAYERS: dict[str, int] = {
     "uhd.distill": 3,
     "uhd.losses": 3,
     "uhd.checkpoint": 4,
+    "uhd.checkpoint_reading": 4,
     "uhd.distill_task": 4,
     "uhd.ema": 4,
     "uhd.engine": 4,
@@ -39,11 +42,14 @@ LAYERS: dict[str, int] = {
     "uhd.logger": 4,
     "uhd.optim": 4,
     "uhd.program": 4,
+    "uhd.progress": 4,
+    "uhd.recorder": 4,
     "uhd.reports": 4,
     "uhd.resolve": 4,
     "uhd.runtime": 4,
     "uhd.signals": 4,
     "uhd.task": 4,
+    "uhd.tensor_file": 1,
     "uhd.cli": 5,
     "uhd.demo": 5,
     "uhd.export": 5,
@@ -64,6 +70,7 @@ LEAVES = {"uhd.anchors", "uhd.augment", "uhd.boxes", "uhd.codec", "uhd.dist"}
 ONLY_IN = {
     "albumentations": {"uhd.augment.photometric.base"},
     "argparse": {"uhd.cli"},
+    "braceexpand": {"uhd.data.listing"},
     "pycocotools": {"uhd.eval.coco"},
     "onnx": {f"uhd.export.{name}" for name in ("build", "graph", "info", "onnx_file", "quantize", "suppression")}
     | {f"uhd.export.{name}" for name in ("report", "tflite", "verify")},
@@ -71,6 +78,7 @@ ONLY_IN = {
     "safetensors": {"uhd.distill.vit_files"},
     "scipy": {"uhd.assigners.hungarian"},
     "timm": {"uhd.distill.backbones"},
+    "webdataset": {"uhd.data.tar_shards"},
     "ai_edge_litert": set[str](),  # by name only, where it is installed
 }
 """Third-party modules and the only modules of the package that may import them."""
@@ -88,13 +96,18 @@ WITHOUT_TORCH = [
     "uhd.files",
     "uhd.precedence",
     "uhd.program",
+    "uhd.reading",
     "uhd.runtime",
     "uhd.data.cache",
+    "uhd.data.disk_cache",
+    "uhd.data.entries",
     "uhd.data.images",
     "uhd.data.labels",
     "uhd.data.listing",
     "uhd.data.resize",
+    "uhd.data.shards",
     "uhd.data.synthetic",
+    "uhd.data.tar_shards",
     "uhd.types",
 ]
 

@@ -9,6 +9,7 @@ from torch import nn
 
 import train
 from uhd import engine
+from uhd.dist import own
 from uhd.engine import TermMeans, evaluate, sum_terms, to_input, train_one_epoch
 from uhd.optim import build_optimizer, lr_at
 
@@ -18,7 +19,7 @@ ASSIGNERS = ("legacy", "simota", "tal")
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """Plots of a run take longer than its training."""
-    monkeypatch.setattr(train, "write_reports", lambda *args, **kwargs: None)
+    monkeypatch.setattr("uhd.recorder.write_reports", lambda *args, **kwargs: None)
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def test_gradient_is_clipped_to_the_norm(clip, moved):
     terms = task.train()(torch.rand(2, 3, 32, 32), targets_of([(0, 0.2, 0.2, 0.7, 0.9)], []))
     state.scaler.scale(sum_terms(terms)).backward()
     norm = torch.cat([parameter.grad.flatten() for parameter in task.parameters()]).norm()
-    state.step()
+    state.step(torch.tensor(True))
     after = torch.cat([parameter.detach().flatten() for parameter in task.parameters()])
     # Nesterov's first step is 1 + momentum times the gradient.
     assert (after - before).norm() == pytest.approx(1.9 * (moved or float(norm)), rel=1e-3)
@@ -152,13 +153,40 @@ def test_partial_batches_count(tmp_path, monkeypatch, count, batch, steps):
     task, state = start(cfg)
     taken = []
     step = state.step
-    monkeypatch.setattr(state, "step", lambda: (taken.append(1), step()))
+    monkeypatch.setattr(state, "step", lambda finite: taken.append(1) or step(finite))
     stats = train_one_epoch(task, loader_of(folder, cfg), state, QUIET)
     assert len(taken) == steps
     assert state.epoch == 1
     assert {"train/loss", "train/box", "train/obj", "train/cls", "lr", "seconds", "images_per_second"} == stats.keys()
     terms = stats["train/box"] + stats["train/obj"] + stats["train/cls"]
     assert stats["train/loss"] == pytest.approx(terms, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("count", "accum", "shares"), [(8, 1, [1, 1, 1, 1]), (8, 3, [1 / 3] * 3 + [1]), (8, 9, [0.25] * 4)]
+)
+def test_accumulated_batches_are_averaged(tmp_path, count, accum, shares):
+    """Against one step by hand: the mean of the batches' gradients, of those that an epoch has left at its end."""
+    folder = draw_people(tmp_path / "data", 8, side=32)
+    optim = {"batch_size": 2, "optimizer": "sgd", "lr": 0.01, "weight_decay": 0.0, "grad_clip_norm": 0.0}
+    optim |= {"lr_schedule": "constant", "warmup_epochs": 0.0}
+    cfg = make_config(optim=optim | {"grad_accum": accum})
+    task, state = start(cfg)
+    by_hand, _ = start(cfg)
+    loader = loader_of(folder, cfg)
+    stats = train_one_epoch(task, loader, state, QUIET)
+    assert "train/skipped_steps" not in stats
+
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.01, momentum=0.9, nesterov=True)
+    by_hand.train()
+    loader.set_epoch(0)
+    for index, ((images, targets), share) in enumerate(zip(loader, shares, strict=True)):
+        (share * sum_terms(by_hand(to_input(images, torch.device("cpu")), targets))).backward()
+        if (index + 1) % accum == 0 or index + 1 == len(shares):
+            optimizer.step()
+            optimizer.zero_grad()
+    for ours, theirs in zip(task.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 # --- steps that are not finite ------------------------------------------------------------------
@@ -188,8 +216,8 @@ class PoisonedCriterion(nn.Module):
         self.steps = steps
         self.seen = 0
 
-    def forward(self, preds, targets):
-        terms = self.criterion(preds, targets)
+    def forward(self, preds, targets, total):
+        terms = self.criterion(preds, targets, total)
         if self.seen in self.steps:
             terms = {**terms, "box": terms["box"] * math.nan}
         self.seen += 1
@@ -238,10 +266,10 @@ def test_many_skipped_steps_over_a_run_do_not_end_its_learning(folder):
     images, targets = torch.rand(1, 3, 32, 32), targets_of([(0, 0.2, 0.2, 0.7, 0.9)])
     for _ in range(160):
         state.scaler.scale(weight.sum() * math.nan).backward()
-        state.step()
+        state.step(torch.tensor(True))
     before = weight.detach().clone()
     state.scaler.scale(sum_terms(task(images, targets))).backward()
-    state.step()
+    state.step(torch.tensor(True))
     assert weight.isfinite().all()
     assert not torch.equal(weight, before)
 
@@ -290,8 +318,8 @@ def test_bfloat16_trains_a_step_and_judges_in_float32(folder, monkeypatch):
     kinds = []
     terms_of = task.terms
 
-    def watched(preds, targets):
-        terms = terms_of(preds, targets)
+    def watched(preds, targets, total=own):
+        terms = terms_of(preds, targets, total)
         kinds.append((preds["features"].dtype, {term.dtype for term in terms.values()}))
         return terms
 

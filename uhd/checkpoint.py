@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import platform
 import re
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,93 +14,28 @@ import torch
 import torchvision
 
 import uhd
+from uhd.checkpoint_reading import FORMAT, STATE_PARTS, Checkpoint, names_file, read_checkpoint
 from uhd.config import Config
 from uhd.models import Detector, build_model
 from uhd.optim import TrainState
 
-FORMAT = 1
+__all__ = [
+    "FORMAT",
+    "KEEP",
+    "STATE_PARTS",
+    "Checkpoint",
+    "find_resumable",
+    "load_fitting",
+    "load_model",
+    "names_file",
+    "read_checkpoint",
+    "remove_temporary_files",
+    "save_checkpoint",
+    "versions",
+]
+
 KEEP = 10
 TEMPORARY = ".tmp"
-STATE_PARTS = {"model", "criterion", "ema", "optimizer", "scaler", "epoch", "best", "last_map", "rng"}
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a file holds: the run's config, the training state and the metrics of its epoch."""
-
-    path: Path
-    config: Config
-    state: dict[str, Any]
-    metrics: dict[str, float | None]
-
-    @property
-    def weights(self) -> dict[str, torch.Tensor]:
-        """The weights that were validated: the average where the run kept one."""
-        average = self.state["ema"]
-        weights: dict[str, torch.Tensor] = average["model"] if average else self.state["model"]
-        return weights
-
-
-def read_checkpoint(path: Path | str, flag: str = "--ckpt") -> Checkpoint:
-    """Loads a file without running any code in it; ValueError names the flag and the file when it cannot be used."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{flag} {path}: {'a folder; expected a file' if path.is_dir() else 'no such file'}")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # torch's remarks on files that the next lines refuse
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # torch's message is a page on how to load it regardless
-        raise ValueError(f"{flag} {path}: not a complete checkpoint (expected tensors and plain values only)") from None
-    except Exception as error:  # torch.load raises whatever its zip reader and unpickler raise
-        text = error.strerror if isinstance(error, OSError) else str(error)
-        reason = text.splitlines()[0][:120] if text else type(error).__name__
-        raise ValueError(f"{flag} {path}: not a complete checkpoint ({reason})") from None
-    parts = {"program", "format", "versions", "config", "state", "metrics"}
-    if not isinstance(content, dict) or content.get("program") != "uhd" or not parts <= content.keys():
-        raise ValueError(f"{flag} {path}: not a checkpoint of this program")
-    if not isinstance(content["format"], int) or not isinstance(content["state"], dict):
-        raise ValueError(f"{flag} {path}: not a checkpoint of this program")
-    if content["format"] > FORMAT:
-        raise ValueError(f"{flag} {path}: written by a newer version ({content['versions']['uhd']})")
-    missing = STATE_PARTS - content["state"].keys()
-    if missing:
-        raise ValueError(f"{flag} {path}: damaged, its state holds no {', '.join(sorted(missing))}")
-    wrong = _malformed(content)
-    if wrong:
-        raise ValueError(f"{flag} {path}: damaged, {wrong}")
-    try:
-        config = Config.from_dict(content["config"])
-    except ValueError as error:
-        raise ValueError(f"{flag} {path}: {error}") from None
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"{flag} {path}: a setting in it has a value of the wrong kind ({error})") from None
-    return Checkpoint(path, config, content["state"], content["metrics"])
-
-
-def _malformed(content: dict[str, Any]) -> str:
-    """What of a checkpoint's content is not of its kind; nothing where all is."""
-    state = content["state"]
-    average = state["ema"]
-    if not isinstance(content["metrics"], dict):
-        return "its metrics are none"
-    if not isinstance(state["epoch"], int):
-        return f"its epoch is {state['epoch']!r}"
-    if average is not None and (not isinstance(average, dict) or "model" not in average):
-        return "its averaged weights are none"
-    for weights in (state["model"], *([average["model"]] if average else [])):
-        if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-            return "its weights are none"
-    return ""
-
-
-@contextlib.contextmanager
-def names_file(checkpoint: Checkpoint, flag: str) -> Iterator[None]:
-    """While its state is loaded: one that does not fit is a ValueError that names the flag and the file."""
-    try:
-        yield
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{flag} {checkpoint.path}: does not fit the network it describes ({reason})") from None
 
 
 def load_model(path: Path | str) -> tuple[Detector, Config]:

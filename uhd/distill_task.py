@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import uhd
+from uhd import dist
 from uhd.checkpoint import names_file, read_checkpoint
 from uhd.config import Config, DistillConfig, InputConfig, LabelsConfig, ModelConfig, Size, flag_of
+from uhd.data.cache import picture_states
 from uhd.data.dataset import DetectionDataset
 from uhd.distill.backbones import BackboneTeacher, load_backbone
 from uhd.distill.cache import LessonCache, arrays_of, cache_folder, file_digest, open_lessons, write_lessons
@@ -25,6 +25,7 @@ from uhd.distill.resize import resize_batch
 from uhd.distill.teachers import NetworkTeacher
 from uhd.engine import Progress, to_input
 from uhd.models import Detector, Preds, build_model
+from uhd.progress import progress_bar
 from uhd.task import Backward, DetectionTask, Terms, build_task
 from uhd.types import Targets
 
@@ -101,12 +102,14 @@ class DistillTask(DetectionTask):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         lesson = self.cache.lesson(targets.image_ids, images.device) if self.cache else self.lesson(images)
 
+        pictures = dist.total_count(len(images))
+
         def distilled(preds: Preds, rows: slice) -> Terms:
-            share = len(targets.image_ids[rows]) / len(targets.image_ids)
+            share = len(targets.image_ids[rows]) / pictures
             return {name: value * share for name, value in self.distillation(preds, lesson.rows(rows)).items()}
 
         terms = self._learn(inputs, targets, backward, distilled)
-        self.distillation.advance(len(images))
+        self.distillation.advance(pictures)
         return terms
 
     @torch.no_grad()
@@ -135,8 +138,9 @@ class DistillTask(DetectionTask):
         arrays = set(arrays_of(sample))
         folder = cache_folder(Path(cfg.distill.teacher_cache), self._facts(dataset, cfg, arrays))
         try:
-            if not folder.exists():
-                write_lessons(folder, len(dataset), self._lessons(dataset, cfg.optim.batch_size, progress))
+            with dist.main_first():
+                if not folder.exists():
+                    write_lessons(folder, len(dataset), self._lessons(dataset, cfg.optim.batch_size, progress))
         except OSError as error:
             raise ValueError(f"--teacher-cache {folder.parent}: cannot be written ({error.strerror})") from None
         self.cache = open_lessons(folder, len(dataset), arrays, fixed)
@@ -146,7 +150,7 @@ class DistillTask(DetectionTask):
         distill = dataclasses.asdict(cfg.distill)
         teachers = {name: value for name, value in distill.items() if name.startswith("teacher_")}
         files = [path for path in (cfg.distill.teacher_ckpt, cfg.distill.teacher_backbone) if path]
-        states = [os.stat(path) for path in dataset.paths]
+        states = picture_states(dataset.paths).tolist()
         return {
             "teachers": {**teachers, "teacher_cache": None},
             "files": [file_digest(path) for path in files],
@@ -155,13 +159,13 @@ class DistillTask(DetectionTask):
             "program": uhd.__version__,
             "grid": self.grid,
             "sizes": [self._teachers[0].picture_size(self.input.img_size), self.input.resize_mode],
-            "pictures": [[path, s.st_size, s.st_mtime_ns] for path, s in zip(dataset.paths, states, strict=True)],
+            "pictures": [[path, *state] for path, state in zip(dataset.paths, states, strict=True)],
         }
 
     def _lessons(self, dataset: DetectionDataset, batch_size: int, progress: Progress) -> Iterator[Lesson]:
         device = next(self.student.parameters()).device
         starts = range(0, len(dataset), batch_size)
-        for start in tqdm(starts, desc=progress.title, leave=False, dynamic_ncols=True, disable=None):
+        for start in progress_bar(starts, progress.title):
             progress.check()
             indices = range(start, min(start + batch_size, len(dataset)))
             images = dataset.__getitems__([(0, index) for index in indices]).images
@@ -250,7 +254,7 @@ def _classes(teacher: LabelsConfig, student: LabelsConfig, path: str) -> list[in
 
 
 def build_distill_task(cfg: Config, student: Detector, teachers: Teachers | None, num_pictures: int) -> DetectionTask:
-    """The task of a resolved config; num_pictures is the size of the training set."""
+    """The task of a resolved config; num_pictures are seen in an epoch."""
     task = build_task(cfg, student)
     if teachers is None:
         return task
@@ -269,9 +273,7 @@ def build_distill_task(cfg: Config, student: Detector, teachers: Teachers | None
     if cfg.distill.distill_feat:
         source = teachers.backbone.width if teachers.backbone is not None else 0
         widths = mine["features"].shape[1], source or (theirs or {})["features"].shape[1]
-    # The loader leaves out a last batch of a single picture.
-    lone = num_pictures > cfg.optim.batch_size and num_pictures % cfg.optim.batch_size == 1
-    total = cfg.optim.epochs * (num_pictures - lone)
+    total = cfg.optim.epochs * num_pictures
     distillation = Distillation(cfg.distill, student.cfg, teachers.plan, widths, total)
     if teachers.network is not None and teachers.plan is not None:
         how = "place by place" if distillation.compares_places(mine, theirs or {}) else "by their boxes"

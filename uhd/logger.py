@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -15,8 +16,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from uhd.config import Config, RunConfig
+from uhd.locking import Claim
 
 Row = dict[str, Any]
+LOCK = ".lock"
 log = logging.getLogger("uhd")
 
 
@@ -27,7 +30,9 @@ class BarFriendlyHandler(logging.Handler):
         """One line a record."""
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(prefix + record.getMessage(), file=stream)
+        # A terminal that was closed, or a full disk behind stdout, ends no training.
+        with contextlib.suppress(OSError):
+            tqdm.write(prefix + record.getMessage(), file=stream)
 
 
 class Backlog(logging.Handler):
@@ -42,37 +47,70 @@ class Backlog(logging.Handler):
         self.records.append(record)
 
 
-def log_to_console() -> None:
-    """Sets up the program's log once."""
-    log.setLevel(logging.INFO)
+class LogFile(logging.FileHandler):
+    """A file that is given up, with one warning, where it cannot be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Takes itself out of the log."""
+        log.removeHandler(self)
+        log.warning("%s cannot be written (%s)", self.baseFilename, sys.exc_info()[1])
+
+    def close(self) -> None:
+        """Ends the file, whether or not its last lines can be written."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+def log_to_console(*, quiet: bool = False) -> None:
+    """Sets up the program's log once; a quiet one keeps to errors, for processes that say what another one says."""
+    log.setLevel(logging.ERROR if quiet else logging.INFO)
     log.handlers = [BarFriendlyHandler(), Backlog()]
     log.propagate = False
 
 
 def log_to_file(path: Path) -> None:
     """From here on, and from the start of the session, into this file."""
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = LogFile(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for backlog in [handler for handler in log.handlers if isinstance(handler, Backlog)]:
-        for record in backlog.records:
-            file.handle(record)
-        log.removeHandler(backlog)
     log.addHandler(file)
+    for backlog in [handler for handler in log.handlers if isinstance(handler, Backlog)]:
+        log.removeHandler(backlog)
+        for record in backlog.records:
+            if file in log.handlers:
+                file.handle(record)
 
 
-def open_run_dir(run: RunConfig, *, continues: bool) -> Path:
-    """Makes the run's folder. A folder that already holds a run is used only to continue it; else NAME-2, -3, ..."""
-    folder = Path(run.run_dir)
-    if not continues:
-        base, number = folder, 1
-        while _holds_run(folder):
-            number += 1
-            folder = base.with_name(f"{base.name}-{number}")
-        if folder != base:
-            log.info("%s already holds a run; this one goes to %s", base, folder)
+def open_run_dir(run: RunConfig, *, continues: bool) -> tuple[Path, Claim]:
+    """Makes the run's folder, and claims it until the claim is released or the process ends.
+
+    A folder that already holds a run, or that another process is about to write one into, is used only to continue its
+    run; else NAME-2, NAME-3, ... is. Raises ValueError where that run is still being written.
+    """
+    base = folder = Path(run.run_dir)
+    flag = "--ckpt-out" if run.ckpt_out else "--exp-name"
     if run.log_dir:
         make_folder(Path(run.log_dir), "--log-dir")
-    return make_folder(folder, "--ckpt-out" if run.ckpt_out else "--exp-name")
+    if continues:
+        claim = Claim.take(make_folder(folder, flag) / LOCK)
+        if claim is None:
+            raise ValueError(f"--resume {folder}: another process is writing this run")
+        return folder, claim
+    number = 1
+    while _holds_run(folder) or (claim := _claim_fresh(make_folder(folder, flag))) is None:
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    if folder != base:
+        log.info("%s already holds a run; this one goes to %s", base, folder)
+    return folder, claim
+
+
+def _claim_fresh(folder: Path) -> Claim | None:
+    """Claims a folder for a new run; None where another process was quicker."""
+    claim = Claim.take(folder / LOCK)
+    if claim is not None and _holds_run(folder):
+        claim.release()
+        return None
+    return claim
 
 
 def make_folder(folder: Path, flag: str) -> Path:

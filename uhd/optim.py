@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from uhd import dist
 from uhd.config import OptimConfig
 from uhd.ema import ModelEMA
 from uhd.models import Detector
@@ -98,13 +99,21 @@ class TrainState:
             group["lr"] = lr
         return lr
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Adds the scaled gradient of a loss; all nan where the loss is not finite, so that the step is skipped."""
-        factor = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+    def backward(self, loss: torch.Tensor, share: float = 1.0) -> None:
+        """Adds the scaled gradient of a loss; all nan where the loss is not finite, so that the step is skipped.
+
+        share: of this loss in that of the step.
+        """
+        factor = torch.where(loss.detach().isfinite(), share, torch.nan)
         self.scaler.scale(loss * factor).backward()  # type: ignore[no-untyped-call]
 
-    def step(self) -> None:
-        """After backward: clips, steps (unless a gradient is not finite), clears the gradients, moves the average."""
+    def step(self, finite: torch.Tensor) -> torch.Tensor:
+        """After backward: clips, steps (unless a gradient is not finite), clears the gradients, moves the average.
+
+        finite: whether the losses of this process were. The gradients of all processes are summed first; returns
+        whether the losses of all were finite.
+        """
+        finite = dist.sum_gradients(self.task.parameters(), finite)
         if self.cfg.grad_clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.task.parameters(), self.cfg.grad_clip_norm, foreach=True)
@@ -113,6 +122,11 @@ class TrainState:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.update()
+        return finite
+
+    def share_buffers(self) -> None:
+        """Gives all processes the mean of their batch-norm statistics, each of which has seen a part of the batches."""
+        dist.average(self._buffers())
 
     def snapshot_buffers(self) -> list[torch.Tensor]:
         """Copies of the floating buffers (batch-norm statistics) of the model and its average."""
@@ -145,6 +159,15 @@ class TrainState:
             },
         }
 
+    def _check_moments(self) -> None:
+        """ValueError where what the optimiser keeps of a parameter is not of its shape: a fused step does not look."""
+        for parameter, kept in self.optimizer.state.items():
+            for name, value in kept.items():
+                expected = torch.Size() if name == "step" else parameter.shape
+                if value is not None and (not isinstance(value, torch.Tensor) or value.shape != expected):
+                    found = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+                    raise ValueError(f"the optimizer's {name} is {found}; expected {list(expected)}")
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a saved state, in place."""
         self.task.student.load_state_dict(state["model"])
@@ -154,6 +177,7 @@ class TrainState:
         elif self.ema:
             self.ema = ModelEMA(self.task.student, self.cfg.ema_decay)
         self.optimizer.load_state_dict(state["optimizer"])
+        self._check_moments()
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch = state["epoch"]

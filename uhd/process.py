@@ -1,7 +1,8 @@
 """Settings of the process. Importing this module makes them; import it before torch and onnxruntime.
 
 Those for training on a CPU change speed only, never a result. What they bring is measured by
-benchmarks/process_settings.py. onnxruntime sends usage data where it is not told otherwise.
+benchmarks/process_settings.py. onnxruntime sends usage data where it is not told otherwise. OpenCV decodes no picture
+larger than --max-pixels can allow, whatever the readers of headers may have overlooked.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+
+from uhd.config.run import MAX_PIXELS
 
 SPIN_COUNT = "2000"
 """Rounds that a thread of libgomp spins at a barrier before it sleeps; its own default is 300,000.
@@ -36,4 +39,5 @@ def _keep_freed_memory() -> None:
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 _keep_freed_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -11,21 +12,28 @@ from uhd.signals import Stopped, StopSignals
 def exit_code_of(program: str, job: Callable[[StopSignals], None]) -> int:
     """Runs the job; returns 0, or 2 for a mistake of the user's, 1 for a machine's failure, 130 or 143 for signals."""
     signals = StopSignals()
+    name = _with_rank(program)
     try:
         job(signals)
         return 0
     except ValueError as error:
-        print(f"{program}: error: {one_line(error)}", file=sys.stderr)
+        print(f"{name}: error: {one_line(error)}", file=sys.stderr)
         return 2
     except (Stopped, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
         # A signal to the whole process group ends the loader's workers too, which may be noticed before the signal.
         if signals.received:
             # Nor is the loader's complaint about them, when Python takes it down, of use to anyone.
             sys.unraisablehook = lambda _: None
-            print(f"{program}: stopped by {signals.received}", file=sys.stderr)
+            print(f"{name}: stopped by {signals.received}", file=sys.stderr)
             return signals.received.exit_code
-        print(f"{program}: error: {one_line(error)}", file=sys.stderr)
+        print(f"{name}: error: {one_line(error)}", file=sys.stderr)
         return 1
+
+
+def _with_rank(program: str) -> str:
+    """The program's name, with its number where it is not the first of the processes that torchrun has started."""
+    rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
+    return program if rank == "0" else f"{program} (process {rank})"
 
 
 def one_line(error: BaseException) -> str:

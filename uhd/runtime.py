@@ -13,6 +13,7 @@ of their outputs; what they do not say (resize mode, score mode) are arguments.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -24,16 +25,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uhd.config import ResizeMode, ScoreMode
+from uhd.config.values import MAX_SIDE
 from uhd.data.resize import resize
 from uhd.export.decode_np import Candidates, Floats
 from uhd.export.metadata import Metadata
 from uhd.export.outputs_np import Port, build_reader, recognise, suppress
+from uhd.reading import why_not_plain
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it sends usage data; read when it is loaded
 import onnxruntime as ort
 
 DEFAULT_CONF_THRESH = 0.3
 """Score from which a box is shown where the file holds no threshold of best F1."""
+MAX_INPUT_PIXELS = 2**26
+"""Of all pictures of a batch together, where it is fixed; 800 MB as the network gets them."""
 Image = NDArray[np.uint8]
 
 
@@ -176,8 +181,9 @@ def name_of(label: int, class_names: tuple[str, ...]) -> str:
 
 def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
     """An onnxruntime session on the CPU; ValueError that names the file where it cannot be loaded."""
-    if not path.is_file():
-        raise ValueError(f"{path}: {'a folder; expected an ONNX file' if path.is_dir() else 'no such file'}")
+    reason = why_not_plain(path, "an ONNX file")
+    if reason:
+        raise ValueError(f"{path}: {reason}")
     try:
         return load_session(str(path), threads)
     except ValueError as error:
@@ -209,9 +215,14 @@ def _read_input(session: ort.InferenceSession, path: Path) -> tuple[str, int | N
     inputs = session.get_inputs()
     shape = inputs[0].shape if len(inputs) == 1 else []
     if len(shape) != 4 or shape[1] != 3 or inputs[0].type != "tensor(float)":
-        listed = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
+        listed = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)[:200]
         raise ValueError(f"{path}: not a detector: its inputs are {listed}; expected one float [1,3,H,W]")
     batch, _, height, width = _fixed(shape)
+    sides = [1 if side is None else side for side in (batch, height, width)]
+    if min(sides) < 1 or max(sides[1:]) > MAX_SIDE or math.prod(sides) > MAX_INPUT_PIXELS:
+        raise ValueError(
+            f"{path}: its input is {shape}; expected sides of 1 to {MAX_SIDE} pixels, and {MAX_INPUT_PIXELS:,} in all"
+        )
     return inputs[0].name, batch, height, width
 
 

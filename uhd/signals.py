@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from types import FrameType
 
 
@@ -39,6 +41,14 @@ def _leave_to_parent() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def _end_later(reader: int, seconds: float) -> None:
+    """Waits for SIGINT or SIGTERM to be written to a pipe, and then for the time that it leaves the process."""
+    while (number := os.read(reader, 1)[0]) not in (signal.SIGINT, signal.SIGTERM):
+        pass
+    time.sleep(seconds)
+    os._exit(128 + number)
+
+
 class StopSignals:
     """Turns SIGINT and SIGTERM into `Stopped`: at once, or, after `defer`, at the next `check`.
 
@@ -62,6 +72,16 @@ class StopSignals:
     def defer(self) -> None:
         """From here on a first signal waits for `check`."""
         self._deferred = True
+
+    def insist(self, seconds: float) -> None:
+        """From here on a signal ends the process after so many seconds at the latest, whatever it is waiting for.
+
+        Python's handlers run in the main thread, which may be inside a call that waits for another process of the run.
+        """
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=_end_later, args=(reader, seconds), daemon=True).start()
 
     def check(self) -> None:
         """Raises Stopped when a signal has come."""

@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from uhd import dist
 from uhd.config import Config
+from uhd.dist import Total, own
 from uhd.losses import SeparableCriterion, build_criterion
 from uhd.models import Detector, Preds, SplitDetector
 from uhd.types import Targets
@@ -41,13 +43,19 @@ class DetectionTask(nn.Module):
         """[B,3,H,W] in 0..1 to weighted scalar terms; the loss is their sum."""
         return self.terms(self.student(images), targets)
 
-    def terms(self, preds: Preds, targets: Targets) -> Terms:
-        """The weighted terms of raw maps that were computed elsewhere (validation with the averaged weights)."""
-        terms: Terms = self.criterion(preds, targets)
+    def terms(self, preds: Preds, targets: Targets, total: Total = own) -> Terms:
+        """The weighted terms of raw maps that were computed elsewhere (validation with the averaged weights).
+
+        total: how the batch's positives are counted where it is a part of one that several processes share.
+        """
+        terms: Terms = self.criterion(preds, targets, total)
         return terms
 
     def learn(self, images: Tensor, targets: Targets, backward: Backward) -> Terms:
-        """The terms of a batch, detached; their gradient is added to the weights' by one or more calls of backward."""
+        """The terms of a batch, detached; their gradient is added to the weights' by one or more calls of backward.
+
+        Where several processes share the batch, terms and gradients of them all add up to the batch's.
+        """
         return self._learn(images, targets, backward, None)
 
     def _learn(self, images: Tensor, targets: Targets, backward: Backward, extra: Extra | None) -> Terms:
@@ -58,7 +66,7 @@ class DetectionTask(nn.Module):
             return self._learn_in_parts(self.student, self.criterion, (images, targets), backward, extra)
         with self.autocast(images):
             preds = self.student(images)
-            terms = self.terms(preds, targets) | (extra(preds, slice(None)) if extra else {})
+            terms = self.terms(preds, targets, dist.total) | (extra(preds, slice(None)) if extra else {})
         backward(sum_terms(terms))
         return {name: value.detach() for name, value in terms.items()}
 
@@ -80,8 +88,8 @@ class DetectionTask(nn.Module):
         with self.autocast(images):
             tokens, grid = student.embed(images)
         leaf = tokens.detach().requires_grad_()
-        divisor = criterion.normaliser(targets)
-        total: Terms = {}
+        divisor = criterion.normaliser(targets, dist.total)
+        summed: Terms = {}
         for start in range(0, len(images), student.part):
             rows = slice(start, start + student.part)
             part = targets.rows(rows)
@@ -93,9 +101,9 @@ class DetectionTask(nn.Module):
             terms = {name: value * share for name, value in terms.items()} | further
             backward(sum_terms(terms))
             for name, value in terms.items():
-                total[name] = total[name] + value.detach() if name in total else value.detach()
+                summed[name] = summed[name] + value.detach() if name in summed else value.detach()
         tokens.backward(leaf.grad)  # type: ignore[no-untyped-call]
-        return total
+        return summed
 
     def autocast(self, images: Tensor) -> AbstractContextManager[None]:
         """The precision in which networks look at these images while one learns."""

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from uhd.augment.config_file import read_entries
 from uhd.augment.geometric import (
     HorizontalFlip,
     RandomCrop,
@@ -73,7 +72,11 @@ def load_pipeline(path: str | Path, classes: Sequence[int]) -> Pipeline:
     does not fit is a ValueError that names --aug-config and the file.
     """
     try:
-        ops = [_build(name, value, path) for name, value in _read(path).items() if _is_known(name, path)]
+        ops = [
+            _build(name, value, path)
+            for name, value in read_entries(_locate(Path(path))).items()
+            if _is_known(name, path)
+        ]
     except ValueError as error:
         raise ValueError(f"--aug-config {path}: {error}") from error
     return Pipeline([op.bind(classes) for op in ops])
@@ -83,42 +86,6 @@ def _locate(path: Path) -> Path:
     """The path itself, or where a relative one that is not in the working folder lies beside the package."""
     beside = Path(__file__).resolve().parents[2] / path
     return beside if not path.exists() and beside.is_file() else path
-
-
-def _read(path: str | Path) -> dict[Any, Any]:
-    try:
-        text = _locate(Path(path)).read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"expected YAML ({' '.join(str(error).split())})") from error
-    except RecursionError:
-        raise ValueError("expected YAML that is not nested so deeply") from None
-    if not isinstance(content, dict) or "data_augment" not in content:
-        raise ValueError("expected a mapping with the key data_augment")
-    _check_repeated(yaml.compose(text, Loader=yaml.SafeLoader))
-    entries = content["data_augment"]
-    if not isinstance(entries, dict):
-        raise ValueError("data_augment: expected a mapping of ops to parameters ({} for none)")
-    return entries
-
-
-def _check_repeated(node: yaml.Node | None, above: tuple[yaml.Node, ...] = ()) -> None:
-    """ValueError for a key that stands twice in a mapping: YAML's reader would silently keep the last.
-
-    And for a mapping that holds itself, by an alias; above are those that hold this one.
-    """
-    if not isinstance(node, yaml.MappingNode):
-        return
-    if any(node is each for each in above):
-        raise ValueError(f"an alias of a mapping stands inside it (line {node.start_mark.line + 1})")
-    seen = set()
-    for key, value in node.value:
-        if key.value in seen:
-            raise ValueError(f"{key.value} stands twice (line {key.start_mark.line + 1})")
-        seen.add(key.value)
-        _check_repeated(value, (*above, node))
 
 
 def _is_known(name: object, path: str | Path) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from uhd.config.options import Scope, Section, flag_of, option
-from uhd.config.run import check_thresholds
+from uhd.config.run import MAX_PIXELS_HELP, DataConfig, check_max_pixels, check_thresholds
 from uhd.config.values import ResizeMode, ScoreMode, Size, parse_optional_path, parse_resize_mode, parse_size
 
 
@@ -75,6 +75,7 @@ class DemoConfig(Section):
         None, "Size to ask the camera for. Default: the camera's own.", parse=parse_size, metavar="HxW"
     )
     max_frames: int = option(0, "Stop after this many pictures; 0 is all.", metavar="N")
+    max_pixels: int = option(DataConfig.max_pixels, MAX_PIXELS_HELP + " Of --images.", metavar="N")
 
     def __post_init__(self) -> None:
         if not self.onnx:
@@ -86,6 +87,7 @@ class DemoConfig(Section):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)}: choose one to look at")
         check_thresholds(self, "conf_thresh", "nms_iou")
+        check_max_pixels(self.max_pixels)
         for name, minimum in {"camera": 0, "topk": 1, "threads": 0, "max_frames": 0}.items():
             value = getattr(self, name)
             if value is not None and value < minimum:

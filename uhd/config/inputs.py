@@ -18,6 +18,7 @@ from uhd.config.values import (
 )
 
 MAX_CLASSES = 10_000
+MAX_NAMES_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,20 @@ class LabelsConfig(Section):
 
 
 def _read_names(path: str) -> list[str]:
+    file = Path(path)
+    # Not only for its size: a pipe, which has none, would make the reader wait.
+    if file.exists() and not file.is_dir() and (not file.is_file() or file.stat().st_size > MAX_NAMES_BYTES):
+        raise ValueError(f"--names {path}: cannot be read; expected a file of at most {MAX_NAMES_BYTES} bytes")
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise ValueError(f"--names {path}: cannot be read ({reason}); expected one name a line") from None
     names = [line.strip() for line in "\n".join(lines).rstrip().splitlines()]
     if not names:
         raise ValueError(f"--names {path}: no name in it; expected one a line")
+    if len(names) > MAX_CLASSES:
+        raise ValueError(f"--names {path}: {len(names)} names; expected at most {MAX_CLASSES}")
     for number, name in enumerate(names, start=1):
         if not name:
             raise ValueError(f"{path}:{number}: no name; expected one for each class id in --names")

@@ -12,6 +12,11 @@ from uhd.config.options import Scope, Section, derived, flag_of, option
 from uhd.config.values import parse_optional_path
 
 MAX_CACHE_PX = 2048
+MAX_PIXELS = 2**28
+"""The most that --max-pixels allows; OpenCV is told never to decode more (uhd.process)."""
+MAX_BOXES = 1_000_000
+
+MAX_PIXELS_HELP = "Most pixels of a picture; a larger one is left out before it is decoded."
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,13 @@ class DataConfig(Section):
     )
     train_list: str | None = option(
         None,
-        "Text file of training pictures, one path a line; with --val-list.",
+        "Text file of training pictures or tar shards, one path a line, or tar shards themselves "
+        "(shards-{000..099}.tar); with --val-list.",
         parse=parse_optional_path,
         metavar="FILE",
     )
     val_list: str | None = option(
-        None, "Text file of validation pictures; with --train-list.", parse=parse_optional_path, metavar="FILE"
+        None, "The same of validation pictures; with --train-list.", parse=parse_optional_path, metavar="FILE"
     )
     train_split: float = option(0.8, "Share of the pictures for training.")
     val_split: float = option(0.2, "Share of the pictures for validation.")
@@ -80,12 +86,16 @@ class DataConfig(Section):
     )
     cache: Literal["auto", "ram", "disk", "none"] = option(
         "auto",
-        "Where decoded pictures are kept: disk (a memory-mapped file, reused by later runs), ram, none (decode "
-        "every time), auto (disk, or ram where --cache-dir cannot be written).",
+        "Where decoded pictures are kept: disk (read as needed, reused by later runs), ram, none (decode every "
+        "time; not for tar shards), auto (disk, or ram where --cache-dir cannot be written and memory is enough).",
         scope="session",
     )
     cache_dir: str | None = option(
         None, "Folder of the disk cache. Default: runs/cache.", scope="session", metavar="DIR"
+    )
+    max_pixels: int = option(100_000_000, MAX_PIXELS_HELP, scope="session", metavar="N")
+    max_boxes: int = option(
+        1000, "Most boxes of a picture; a label file with more of them is malformed.", scope="session", metavar="N"
     )
 
     def __post_init__(self) -> None:
@@ -106,6 +116,15 @@ class DataConfig(Section):
             raise ValueError(f"--close-mosaic {self.close_mosaic}: expected at least 0")
         if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"--num-workers {self.num_workers}: expected at least 0")
+        check_max_pixels(self.max_pixels)
+        if not 1 <= self.max_boxes <= MAX_BOXES:
+            raise ValueError(f"--max-boxes {self.max_boxes}: expected 1 to {MAX_BOXES}")
+
+
+def check_max_pixels(value: int) -> None:
+    """ValueError for a --max-pixels out of range."""
+    if not 1 <= value <= MAX_PIXELS:
+        raise ValueError(f"--max-pixels {value}: expected 1 to {MAX_PIXELS}")
 
 
 @dataclass(frozen=True)
@@ -173,7 +192,11 @@ class OptimConfig(Section):
     epochs: int = option(100, "Number of epochs; the schedule's length.")
     stop_epoch: int = option(0, "Stop after this epoch, on the schedule of --epochs; 0 is off.", scope="session")
     patience: int = option(0, "Stop after this many epochs without a better mAP; 0 is off.")
-    batch_size: int = option(64, "Pictures a step.")
+    batch_size: int = option(64, "Pictures at once, of all processes together.")
+    grad_accum: int = option(1, "Batches whose gradients are averaged for one step.", metavar="N")
+    sync_bn: bool = option(
+        False, "Batch statistics over the GPUs of all processes instead of each one's own.", scope="session"
+    )
     optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW, or SGD with Nesterov momentum 0.9.")
     lr: float = option(0.008, "Highest learning rate.")
     lr_schedule: Literal["cosine", "constant"] = option("cosine", "After the warm-up: cosine to 1 %, or constant.")
@@ -187,7 +210,7 @@ class OptimConfig(Section):
     ema_decay: float = option(0.9998, "Decay of that average a step.")
 
     def __post_init__(self) -> None:
-        at_least = {"epochs": 1, "stop_epoch": 0, "patience": 0, "batch_size": 1, "warmup_epochs": 0}
+        at_least = {"epochs": 1, "stop_epoch": 0, "patience": 0, "batch_size": 1, "grad_accum": 1, "warmup_epochs": 0}
         at_least |= {"weight_decay": 0, "grad_clip_norm": 0}
         for name, minimum in at_least.items():
             value = getattr(self, name)

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from uhd.augment import Pipeline
 from uhd.config import DataConfig, InputConfig, LabelsConfig, Size
 from uhd.data.cache import ImageSpec, ImageStore, open_images
-from uhd.data.cache_file import Entry
-from uhd.data.dataset import Annotations, DetectionDataset, Problems
+from uhd.data.dataset import Annotations, DetectionDataset, Problems, Ragged
+from uhd.data.entries import Entries
 from uhd.data.labels import clip_boxes
-from uhd.data.listing import count_shared_stems, list_sets
+from uhd.data.limits import Limits
+from uhd.data.listing import DEFAULT_CACHE_DIR, count_shared_stems, list_sets
 from uhd.data.resize import resize
-
-DEFAULT_CACHE_DIR = "runs/cache"
 
 _log = logging.getLogger("uhd")
 
@@ -50,7 +49,7 @@ def build_datasets(
         raise ValueError(f"--train-split {data_cfg.train_split}: no picture is left to train with")
     if not val_paths:
         _log.warning("no picture to validate with: --val-split is %s", data_cfg.val_split)
-    spec = ImageSpec(input_cfg.img_size, input_cfg.resize_mode)
+    spec = ImageSpec(input_cfg.img_size, input_cfg.resize_mode, limits=Limits.of(data_cfg))
     reduced = input_cfg.resize_mode == "opencv_inter_area"
     train_size = train_size or input_cfg.img_size
     larger = transform is not None and transform.needs_detail and data_cfg.cache_px > max(train_size)
@@ -72,12 +71,11 @@ def read_set(
     """
     images, entries = open_images(paths, spec, data_cfg.cache, data_cfg.cache_dir or DEFAULT_CACHE_DIR, title)
     bad_lines = _check_lines(entries, title, data_cfg.skip_bad_labels)
-    readable = np.array([i for i, entry in enumerate(entries) if not entry.error], dtype=np.int64)
-    unreadable = tuple(entry.error for entry in entries if entry.error)
+    unreadable = tuple(entries.errors[i] for i in sorted(entries.errors))
+    readable = np.setdiff1d(np.arange(len(paths)), list(entries.errors), assume_unique=True)
     if unreadable and not len(readable):
         raise ValueError(f"none of the {len(paths)} {title} pictures can be read; first: {unreadable[0]}")
-    kept = [entries[i] for i in readable]
-    annotations, problems = _annotate([paths[i] for i in readable], kept, labels_cfg)
+    annotations, problems = _annotate(entries, readable, labels_cfg)
     problems = replace(problems, unreadable=unreadable, bad_lines=bad_lines, shared_labels=count_shared_stems(paths))
     dataset = DetectionDataset(annotations, _Subset(images, readable), seed=data_cfg.seed, problems=problems)
     if paths:
@@ -96,41 +94,44 @@ class _Subset:
         return self._images.gather(self._chosen[indices])
 
 
-def _check_lines(entries: Sequence[Entry], title: str, skip: bool) -> int:
+def _check_lines(entries: Entries, title: str, skip: bool) -> int:
     """The number of malformed label lines; raises ValueError naming the first, unless they are to be skipped."""
-    bad = [(entry.label_path, line) for entry in entries for line in entry.labels.bad_lines]
-    if not bad:
+    count = sum(map(len, entries.bad_lines.values()))
+    if not count:
         return 0
-    path, line = bad[0]
+    first = min(entries.bad_lines)
+    path, line = entries.label_path(first), entries.bad_lines[first][0]
     place = f"{path}:{line.number}" if line.number else path
     if not skip:
-        more = f"; {len(bad)} bad lines in the {title} labels" if len(bad) > 1 else ""
+        more = f"; {count} bad lines in the {title} labels" if count > 1 else ""
         raise ValueError(f"{place}: {line.problem}{more} (--skip-bad-labels leaves out what is wrong)")
-    _log.warning("%s labels: %d bad lines dropped, first %s: %s", title, len(bad), place, line.problem)
-    return len(bad)
+    _log.warning("%s labels: %d bad lines dropped, first %s: %s", title, count, place, line.problem)
+    return count
 
 
-def _annotate(paths: list[str], entries: Sequence[Entry], cfg: LabelsConfig) -> tuple[Annotations, Problems]:
-    """Keeps the boxes of the classes asked for, clipped to their pictures."""
+def _annotate(entries: Entries, readable: NDArray[np.int64], cfg: LabelsConfig) -> tuple[Annotations, Problems]:
+    """Keeps the boxes, in readable pictures, of the classes asked for, clipped to their pictures."""
     assert cfg.classes is not None
-    rows = np.concatenate([np.empty((0, 5)), *(entry.labels.rows for entry in entries)])
-    owners = np.repeat(np.arange(len(entries)), [len(entry.labels.rows) for entry in entries])
+    is_readable = np.zeros(len(entries), bool)
+    is_readable[readable] = True
+    owners = np.repeat(np.arange(len(entries)), entries.counts)
+    rows, owners = entries.rows[is_readable[owners]], owners[is_readable[owners]]
     matches = rows[:, :1] == np.array(cfg.classes, dtype=np.float64)
     wanted = matches.any(axis=1)
     boxes, inside, clipped = clip_boxes(rows[wanted, 1:])
     labels = matches[wanted].argmax(axis=1)[inside].astype(np.int64)
-    ends = np.cumsum(np.bincount(owners[wanted][inside], minlength=len(entries)))[:-1]
+    counts = np.bincount(owners[wanted][inside], minlength=len(entries))[readable]
     annotations = Annotations(
-        paths=paths,
-        boxes=np.split(boxes[inside], ends) if entries else [],
-        labels=np.split(labels, ends) if entries else [],
-        sizes=np.array([entry.size for entry in entries], dtype=np.int64).reshape(-1, 2),
+        paths=[entries.paths[i] for i in readable],
+        boxes=Ragged(boxes[inside], counts),
+        labels=Ragged(labels, counts),
+        sizes=entries.sizes[readable],
     )
     per_class = np.bincount(labels, minlength=len(cfg.classes))
     problems = Problems(
         clipped=int(clipped.sum()),
         dropped=int((~inside).sum()),
-        first_dropped=entries[owners[wanted][~inside][0]].label_path if not inside.all() else "",
+        first_dropped=entries.label_path(owners[wanted][~inside][0]) if not inside.all() else "",
         other_classes=int((~wanted).sum()),
         missing_classes=tuple(name for name, count in zip(cfg.class_names, per_class, strict=True) if not count),
     )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import mmap
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -20,26 +22,38 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from uhd.config import ResizeMode
-from uhd.data.cache_file import Entry, Found, read_cache, write_cache
-from uhd.data.images import read_image_and_size
-from uhd.data.labels import read_labels
+from uhd.data.disk_cache import open_disk
+from uhd.data.entries import Entries, EntriesBuilder, Entry, Found
+from uhd.data.images import decode_image, read_image_and_size
+from uhd.data.labels import parse_labels, read_labels
+from uhd.data.limits import DEFAULT_LIMITS, Limits
 from uhd.data.listing import label_candidates
 from uhd.data.resize import resize
+from uhd.data.tar_shards import members_by_tar, stream_tar
 
 CacheKind = Literal["auto", "ram", "disk", "none"]
 
-_CHUNK = 32
+_FORMAT = 2  # of the disk cache: another one is another name
+_CHUNK = 8
+_CHUNKS_AHEAD = 4  # for each core: enough that none waits, and little memory
+_MEMORY_SHARE = 0.5
 
 _log = logging.getLogger("uhd")
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How pictures are stored: (height, width), resize mode, and whether JPEGs may be decoded at a fraction."""
+    """How pictures are stored: (height, width), resize mode, whether JPEGs may be decoded at a fraction; the limits."""
 
     size: tuple[int, int]
     mode: ResizeMode
     reduced: bool = False
+    limits: Limits = DEFAULT_LIMITS
+
+    @property
+    def at_least(self) -> tuple[int, int] | None:
+        """The size that a picture may be decoded down to; None where it must not be."""
+        return self.size if self.reduced else None
 
 
 class ImageStore(Protocol):
@@ -77,72 +91,156 @@ class DecodingStore:
 
 def load_resized(path: str, spec: ImageSpec) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """One picture [H,W,3] as the network sees it, and its own (height, width); ValueError names the file."""
-    image, size = read_image_and_size(path, spec.size if spec.reduced else None)
+    image, size = read_image_and_size(path, spec.at_least, spec.limits)
     return resize(image, spec.size, spec.mode), size
 
 
 def open_images(
     paths: Sequence[str], spec: ImageSpec, kind: CacheKind, folder: str | Path, title: str
-) -> tuple[ImageStore, list[Entry]]:
-    """The pictures at absolute paths and what their label files hold; entries[i] and row i belong to paths[i].
+) -> tuple[ImageStore, Entries]:
+    """The pictures at absolute paths, or in tar files, and what their label files hold; row i belongs to paths[i].
 
     folder holds the disk cache; title names the set in the progress bar and the log. A picture that cannot be read
-    has an Entry with an error, and zeros for pixels. Raises ValueError where kind is disk and folder cannot be written.
+    has an entry with an error, and zeros for pixels. Raises ValueError where kind is disk and folder cannot be written,
+    where it is auto and memory is too small as well, where a tar is damaged, or is to be read without a cache.
     """
-    if not paths:
-        return ArrayStore(np.empty((0, *spec.size, 3), np.uint8)), []
-    if kind == "none":
-        return DecodingStore(paths, spec), [entry for _, entry, _ in _read_all(paths, range(len(paths)), spec, title)]
-    if kind in ("auto", "disk"):
-        try:
-            return _open_disk(paths, spec, Path(folder), title)
-        except OSError as error:
-            if kind == "disk":
-                raise ValueError(f"--cache-dir {folder}: cannot be written ({error.strerror})") from None
-            _log.info("--cache-dir %s cannot be written (%s): the cache is kept in memory", folder, error.strerror)
+    source = PictureFiles(paths, spec, title)
     shape = (len(paths), *spec.size, 3)
+    if not paths:
+        return ArrayStore(np.empty(shape, np.uint8)), Entries.blank(paths)
+    if kind == "none":
+        if source.tars:
+            raise ValueError(f"--cache none: {source.tars[0]} is read from end to end only; expected auto, disk or ram")
+        return DecodingStore(paths, spec), _keep(source, None)
+    if kind in ("auto", "disk"):
+        place = cache_path(paths, spec, Path(folder))
+        try:
+            return open_disk(source, shape, place)
+        except OSError as error:
+            _check_alternative(kind, folder, error, int(np.prod(shape)))
     images = _shared_array(shape)
-    entries = []
-    for index, entry, image in _read_all(paths, range(len(paths)), spec, title):
-        entries.append(entry)
-        if image is not None:
+    return ArrayStore(images), _keep(source, images)
+
+
+def _check_alternative(kind: CacheKind, folder: str | Path, error: OSError, num_bytes: int) -> None:
+    """Says that pictures go to memory; raises ValueError where they must not or cannot."""
+    problem = f"--cache-dir {folder}: cannot be written ({error.strerror})"
+    if kind == "disk":
+        raise ValueError(problem) from None
+    size = f"{num_bytes / 2**30:.1f} GiB"
+    if num_bytes > available_memory() * _MEMORY_SHARE:
+        raise ValueError(f"{problem}, and {size} of pictures are too much for memory; expected a folder with room")
+    _log.info("--cache-dir %s cannot be written (%s): the cache is kept in memory", folder, error.strerror)
+
+
+def _keep(source: PictureFiles, images: NDArray[np.uint8] | None) -> Entries:
+    """Reads all pictures, and keeps them where there is an array [n,H,W,3] of zeros."""
+    builder = EntriesBuilder(Entries.blank(source.paths))
+    for index, entry, image in source.read(np.arange(len(source.paths))):
+        builder.add(index, entry)
+        if image is not None and images is not None:
             images[index] = image
-    return ArrayStore(images), entries
+    return builder.build()
 
 
 def cache_path(paths: Sequence[str], spec: ImageSpec, folder: Path) -> Path:
-    """The disk cache of these pictures in this form."""
-    key = json.dumps([spec.size, spec.mode, spec.reduced, [os.fsencode(path).hex() for path in paths]])
-    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.uhdcache"
+    """The folder, in that of all caches, for these pictures in this form."""
+    digest = hashlib.sha256(repr((_FORMAT, spec)).encode())
+    for path in paths:
+        digest.update(b"\0" + os.fsencode(path))
+    return folder / f"{digest.hexdigest()[:20]}.uhdcache"
 
 
 # --- reading the files --------------------------------------------------------------------------
 
-
-def _read_all(paths: Sequence[str], indices: Sequence[int], spec: ImageSpec, title: str) -> Iterator[Found]:
-    """Reads pictures and labels with all cores, in order; threads do, because decoding leaves Python's lock."""
-    chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
-    with (
-        _calm_opencv(),
-        tqdm(total=len(indices), desc=f"Reading {title} pictures", unit="img", disable=None, leave=False) as progress,
-    ):
-        pool = ThreadPoolExecutor(available_cores())
-        try:
-            for results in pool.map(lambda chunk: [(i, *_read_one(paths[i], spec)) for i in chunk], chunks):
-                yield from results
-                progress.update(len(results))
-        finally:
-            pool.shutdown(cancel_futures=True)
+T = TypeVar("T")
 
 
-def _read_one(path: str, spec: ImageSpec) -> tuple[Entry, NDArray[np.uint8] | None]:
+class PictureFiles:
+    """The files of a set's pictures and labels, some of them perhaps in tar files; the `Source` of a disk cache."""
+
+    def __init__(self, paths: Sequence[str], spec: ImageSpec, title: str) -> None:
+        self.paths = paths
+        self._spec = spec
+        self._title = title
+        self._in_tars = members_by_tar(paths)
+
+    @property
+    def tars(self) -> list[str]:
+        """The tar files."""
+        return list(self._in_tars)
+
+    def states(self) -> NDArray[np.int64]:
+        """[n,4]: size and mtime (ns) of each picture, or of its tar, and of its label file; -1 where there is none."""
+        labels = np.full((len(self.paths), 2), -1, np.int64)
+        for index in self._alone(np.arange(len(self.paths))):
+            labels[index] = _find_label(self.paths[index])[1]
+        return np.concatenate([picture_states(self.paths), labels], axis=1)
+
+    def read(self, indices: NDArray[np.int64]) -> Iterator[Found]:
+        """Reads pictures and labels with all cores; threads do, because decoding leaves Python's lock."""
+        title = f"Reading {self._title} pictures"
+        with (
+            _calm_opencv(),
+            tqdm(total=len(indices), desc=title, unit="img", disable=None, leave=False) as progress,
+        ):
+            for found in _in_parallel(self._jobs(indices)):
+                yield found
+                progress.update()
+
+    def _alone(self, indices: NDArray[np.int64]) -> list[int]:
+        """Those of the pictures that are files of their own."""
+        packed = {index for members in self._in_tars.values() for index in members.values()}
+        return [index for index in indices.tolist() if index not in packed]
+
+    def _jobs(self, indices: NDArray[np.int64]) -> Iterator[Callable[[], Found]]:
+        for index in self._alone(indices):
+            yield partial(_read_files, index, self.paths[index], self._spec)
+        asked = set(indices.tolist()) if self._in_tars else set()
+        for tar, members in self._in_tars.items():
+            wanted = {member: index for member, index in members.items() if index in asked}
+            if wanted:
+                for index, picture, labels in stream_tar(tar, wanted):
+                    yield partial(_read_bytes, index, self.paths[index], picture, labels, self._spec)
+
+
+def _in_parallel(jobs: Iterator[Callable[[], T]]) -> Iterator[T]:
+    """The jobs' results, in order, with few more jobs under way than there are cores."""
+    pool = ThreadPoolExecutor(available_cores())
+    running: deque[Future[list[T]]] = deque()
+    try:
+        while chunk := list(islice(jobs, _CHUNK)):
+            running.append(pool.submit(_run_all, chunk))
+            if len(running) > _CHUNKS_AHEAD * available_cores():
+                yield from running.popleft().result()
+        while running:
+            yield from running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run_all(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    return [job() for job in jobs]
+
+
+def _read_files(index: int, path: str, spec: ImageSpec) -> Found:
     label_path = _find_label(path)[0]
-    labels = read_labels(label_path)
+    labels = read_labels(label_path, spec.limits)
     try:
         image, size = load_resized(path, spec)
     except ValueError as error:
-        return Entry((0, 0), labels, label_path, str(error)), None
-    return Entry(size, labels, label_path), image
+        return index, Entry((0, 0), labels, label_path, str(error)), None
+    return index, Entry(size, labels, label_path), image
+
+
+def _read_bytes(index: int, name: str, picture: bytes, label_lines: bytes, spec: ImageSpec) -> Found:
+    label_path = label_candidates(name)[0]
+    labels = parse_labels(label_lines, spec.limits)
+    try:
+        image, size = decode_image(picture, name, spec.at_least, spec.limits)
+    except ValueError as error:
+        return index, Entry((0, 0), labels, label_path, str(error)), None
+    return index, Entry(size, labels, label_path), resize(image, spec.size, spec.mode)
 
 
 def available_cores() -> int:
@@ -163,10 +261,12 @@ def _calm_opencv() -> Iterator[None]:
         cv2.utils.logging.setLogLevel(level)
 
 
-def _file_states(paths: Sequence[str]) -> NDArray[np.int64]:
-    """[n,4]: size and mtime (ns) of each picture and of its label file; -1 where there is none to read."""
-    states = [(*_state(path), *_find_label(path)[1]) for path in paths]
-    return np.array(states, dtype=np.int64).reshape(-1, 4)
+def picture_states(paths: Sequence[str]) -> NDArray[np.int64]:
+    """[n,2]: size and mtime (ns) of each picture, or of the tar file that it is in; -1 where it cannot be read."""
+    tars = {index: tar for tar, members in members_by_tar(paths).items() for index in members.values()}
+    tar_states = {tar: _state(tar) for tar in set(tars.values())}
+    states = [tar_states[tars[index]] if index in tars else _state(path) for index, path in enumerate(paths)]
+    return np.array(states, dtype=np.int64).reshape(-1, 2)
 
 
 def _find_label(image: str) -> tuple[str, tuple[int, int]]:
@@ -182,29 +282,23 @@ def _state(path: str) -> tuple[int, int]:
     # Asked for besides the times, because a change of permissions leaves them as they are.
     if not os.access(path, os.R_OK):
         return -1, -1
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
     return status.st_size, status.st_mtime_ns
 
 
-# --- on disk ------------------------------------------------------------------------------------
+# --- memory -------------------------------------------------------------------------------------
 
 
-def _open_disk(paths: Sequence[str], spec: ImageSpec, folder: Path, title: str) -> tuple[ImageStore, list[Entry]]:
-    """Maps the cache file, after bringing it up to date. Raises OSError where it cannot be written."""
-    states = _file_states(paths)
-    file = cache_path(paths, spec, folder)
-    shape = (len(paths), *spec.size, 3)
-    cached = read_cache(file, shape)
-    changed = np.arange(len(paths)) if cached is None else np.flatnonzero((cached.states != states).any(axis=1))
-    if cached is None or len(changed):
-        folder.mkdir(parents=True, exist_ok=True)
-        if cached is not None:
-            _log.info("%s: %d of %d pictures or labels changed and are read again", file, len(changed), len(paths))
-        write_cache(file, shape, states, cached, _read_all(paths, changed.tolist(), spec, title))
-        cached = read_cache(file, shape)
-        if cached is None:
-            raise OSError(None, "the file just written cannot be read back")
-    return ArrayStore(cached.images), cached.entries
+def available_memory() -> int:
+    """Bytes of memory that could be used without swapping."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _shared_array(shape: tuple[int, ...]) -> NDArray[np.uint8]:

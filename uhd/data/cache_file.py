@@ -1,171 +1,95 @@
-"""The file of a disk cache: resized pictures and what was found in their label files.
+"""The index of a disk cache: which shards hold the pictures, their checksums, and what the label files hold.
 
-The pictures come first as raw uint8 [n,H,W,3], so that every process maps the same pages; then an index (npz, no
-pickle), then its length, a checksum of all that and a signature. A file is written under a temporary name, flushed
-and renamed: a reader sees a whole one or none, and a run that still maps an older one keeps it.
+The file is an npz without pickle, its checksum and a signature. It is written under a temporary name, flushed and
+renamed: a reader sees a whole one or none. What a folder holds is what its index names.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import logging
-import os
 import struct
-import time
-import uuid
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uhd.data.labels import BadLine, LabelRows
+from uhd.data.entries import Entries
+from uhd.data.labels import BadLine
+from uhd.data.shards import Layout
+from uhd.files import write_whole
 
-_SIGNATURE = b"uhdcach1"
-_TRAILER = struct.Struct("<QL8s")
-_COPIED_AT_ONCE = 256
-_ABANDONED_AFTER = 3600.0  # seconds without a write
-
-_log = logging.getLogger("uhd")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What was found in one picture's files.
-
-    size (height, width) of the picture in its own pixels, (0, 0) where it cannot be read, and error then says why;
-    labels of every class, as they stand in the file; label_path the file they came from.
-    """
-
-    size: tuple[int, int]
-    labels: LabelRows
-    label_path: str
-    error: str = ""
-
-
-Found = tuple[int, Entry, NDArray[np.uint8] | None]
-"""A picture's index, what its files hold, and its pixels [H,W,3] where it could be read."""
+_SIGNATURE = b"uhdindx1"
+_TRAILER = struct.Struct("<L8s")
 
 
 @dataclass(frozen=True)
-class CachedSet:
-    """The content of a cache file.
+class Index:
+    """What a cache holds.
 
-    images [n,H,W,3] uint8, mapped; states [n,4] int64, by which a change of the files is known; n entries.
+    shards: names of the files, in order; checksums [n] uint32 of the pictures; states [n,4] int64, by which a change
+    of the pictures' files is known.
     """
 
-    images: NDArray[np.uint8]
+    layout: Layout
+    shards: list[str]
+    checksums: NDArray[np.uint32]
     states: NDArray[np.int64]
-    entries: list[Entry]
+    entries: Entries
 
 
-def read_cache(file: Path, shape: tuple[int, ...]) -> CachedSet | None:
-    """The cache of pictures of that shape [n,H,W,3]; None where there is none, or, with a note, where it is damaged."""
+def read_index(file: Path, shape: tuple[int, ...], paths: Sequence[str]) -> Index | None:
+    """The index for pictures of that shape [n,H,W,3]; None where there is none. ValueError says how it is damaged."""
     try:
-        with open(file, "rb") as stream:
-            return _parse(stream, shape)
+        content = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, OSError) as error:
-        _log.warning("%s: the cache is damaged (%s) and is made again", file, error)
-        return None
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    return _parse(content, shape, paths)
 
 
-def write_cache(
-    file: Path, shape: tuple[int, ...], states: NDArray[np.int64], older: CachedSet | None, changes: Iterable[Found]
-) -> None:
-    """Writes a cache file: the older one's pictures, if there is one, with the changes. Raises OSError."""
-    _remove_abandoned(file)
-    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "x+b") as stream:
-            entries = _write_pictures(stream, shape, older, changes)
-            _write_index(stream, shape, states, entries)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _remove_abandoned(file: Path) -> None:
-    """Deletes what a killed process left of this file; one that is still being written has a recent time."""
-    for temporary in file.parent.glob(f"{file.name}.*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - temporary.stat().st_mtime > _ABANDONED_AFTER:
-                temporary.unlink()
-
-
-def _write_pictures(
-    stream: BinaryIO,
-    shape: tuple[int, ...],
-    older: CachedSet | None,
-    changes: Iterable[Found],
-) -> list[Entry]:
-    """Writes the pictures: those of the older cache, then the changed ones over them. Returns all entries."""
-    blank = np.zeros(shape[1:], np.uint8)
-    entries = [] if older is None else list(older.entries)
-    if older is not None:
-        for start in range(0, shape[0], _COPIED_AT_ONCE):
-            stream.write(older.images[start : start + _COPIED_AT_ONCE].tobytes())
-    for index, entry, image in changes:
-        stream.seek(index * blank.nbytes)
-        stream.write((blank if image is None else image).tobytes())
-        entries[index : index + 1] = [entry]
-    return entries
-
-
-def _write_index(stream: BinaryIO, shape: tuple[int, ...], states: NDArray[np.int64], entries: Sequence[Entry]) -> None:
-    """Writes the index behind the pictures, its length and the signature, and flushes the file to the disk."""
+def write_index(file: Path, index: Index) -> None:
+    """Replaces the index of a cache. Raises OSError."""
+    entries = index.entries
     texts = [
-        [entry.label_path, entry.error, [[bad.number, bad.problem] for bad in entry.labels.bad_lines]]
-        for entry in entries
+        list(entries.errors.items()),
+        [[i, [[bad.number, bad.problem] for bad in lines]] for i, lines in entries.bad_lines.items()],
+        index.shards,
     ]
-    index = io.BytesIO()
+    body = io.BytesIO()
     np.savez(
-        index,
-        shape=np.array(shape),
-        states=states,
-        sizes=np.array([entry.size for entry in entries], dtype=np.int64).reshape(-1, 2),
-        counts=np.array([len(entry.labels.rows) for entry in entries], dtype=np.int64),
-        rows=np.concatenate([np.empty((0, 5)), *(entry.labels.rows for entry in entries)]),
+        body,
+        shape=np.array(index.layout.shape),
+        per_shard=np.array(index.layout.per_shard),
+        checksums=index.checksums,
+        states=index.states,
+        sizes=entries.sizes,
+        counts=entries.counts,
+        rows=entries.rows,
+        twins=entries.twins,
         texts=np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8),
     )
-    stream.seek(int(np.prod(shape)))
-    stream.write(index.getvalue())
-    stream.flush()
-    checksum = zlib.crc32(np.memmap(stream, np.uint8, "r").data)
-    stream.seek(0, os.SEEK_END)
-    stream.write(_TRAILER.pack(len(index.getvalue()), checksum, _SIGNATURE))
-    stream.flush()
-    os.fsync(stream.fileno())
+    write_whole(file, body.getvalue() + _TRAILER.pack(zlib.crc32(body.getbuffer()), _SIGNATURE))
 
 
-def _parse(stream: BinaryIO, shape: tuple[int, ...]) -> CachedSet:
-    content = np.memmap(stream, np.uint8, "r").view(np.ndarray)
-    body, trailer = content[: -_TRAILER.size], content[-_TRAILER.size :]
+def _parse(content: bytes, shape: tuple[int, ...], paths: Sequence[str]) -> Index:
+    body, trailer = memoryview(content)[: -_TRAILER.size], content[-_TRAILER.size :]
     if len(trailer) < _TRAILER.size:
         raise ValueError("it ends early")
-    index_length, checksum, signature = _TRAILER.unpack(trailer.tobytes())
-    if signature != _SIGNATURE or zlib.crc32(body.data) != checksum:
+    checksum, signature = _TRAILER.unpack(trailer)
+    if signature != _SIGNATURE or zlib.crc32(body) != checksum:
         raise ValueError("its checksum is wrong")
-    num_bytes = len(body) - index_length
-    with np.load(io.BytesIO(body[num_bytes:].tobytes()), allow_pickle=False) as index:
-        arrays = dict(index)
-    if tuple(arrays["shape"]) != shape:
+    with np.load(io.BytesIO(body), allow_pickle=False) as file:
+        arrays = dict(file)
+    if tuple(arrays["shape"].tolist()) != shape:
         raise ValueError("it holds other pictures")
-    return CachedSet(body[:num_bytes].reshape(shape), arrays["states"], _entries(arrays))
-
-
-def _entries(arrays: dict[str, NDArray[np.generic]]) -> list[Entry]:
-    texts = json.loads(arrays["texts"].tobytes())
-    rows = np.split(arrays["rows"], np.cumsum(arrays["counts"])[:-1]) if texts else []
-    return [
-        Entry((height, width), LabelRows(kept, tuple(BadLine(*bad) for bad in bad_lines)), label_path, error)
-        for (height, width), kept, (label_path, error, bad_lines) in zip(
-            arrays["sizes"].tolist(), rows, texts, strict=True
-        )
-    ]
+    errors, bad_lines, shards = json.loads(arrays["texts"].tobytes())
+    found = {index: tuple(BadLine(*bad) for bad in lines) for index, lines in bad_lines}
+    sizes, counts, rows, twins = (arrays[name] for name in ("sizes", "counts", "rows", "twins"))
+    entries = Entries(paths, sizes, counts, rows, twins, dict(errors), found)
+    layout = Layout(shape, int(arrays["per_shard"]))
+    return Index(layout, shards, arrays["checksums"], arrays["states"], entries)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -47,6 +48,44 @@ class Problems:
     missing_classes: tuple[str, ...] = ()
 
 
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+class Ragged(Sequence[NDArray[Scalar]], Generic[Scalar]):
+    """Arrays of different lengths that lie behind one another in one: a set may have millions, each of a few rows."""
+
+    def __init__(self, values: NDArray[Scalar], counts: NDArray[np.int64]) -> None:
+        """counts [n]: how many rows of values belong to each array."""
+        self.values = values
+        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """[n]: how many rows each array has."""
+        return np.diff(self._starts)
+
+    @overload
+    def __getitem__(self, key: int) -> NDArray[Scalar]: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> Ragged[Scalar]: ...
+
+    def __getitem__(self, key: int | slice) -> NDArray[Scalar] | Ragged[Scalar]:
+        if isinstance(key, slice):
+            chosen = range(len(self))[key]
+            assert chosen.step == 1
+            return Ragged(self.values[self._starts[chosen.start] : self._starts[chosen.stop]], self.counts[key])
+        index = range(len(self))[key]
+        return self.values[self._starts[index] : self._starts[index + 1]]
+
+    def __iter__(self) -> Iterator[NDArray[Scalar]]:
+        ends = self._starts.tolist()
+        return (self.values[start:end] for start, end in pairwise(ends))
+
+
 @dataclass(frozen=True)
 class Annotations:
     """What is known of each picture: its path, boxes [g,4] float32 xyxy 0..1, labels [g] int64 in 0..C-1, and
@@ -54,8 +93,8 @@ class Annotations:
     """
 
     paths: list[str]
-    boxes: list[NDArray[np.float32]]
-    labels: list[NDArray[np.int64]]
+    boxes: Ragged[np.float32]
+    labels: Ragged[np.int64]
     sizes: NDArray[np.int64]
 
 
@@ -95,25 +134,25 @@ class DetectionDataset(Dataset[Sample]):
     @property
     def num_boxes(self) -> int:
         """Number of truths in all pictures."""
-        return sum(map(len, self.labels))
+        return len(self.labels.values)
 
     @property
     def num_backgrounds(self) -> int:
         """Number of pictures without a box."""
-        return sum(not len(labels) for labels in self.labels)
+        return int((self.labels.counts == 0).sum())
 
-    def taught_boxes(self) -> list[NDArray[np.float32]]:
+    def taught_boxes(self) -> Ragged[np.float32]:
         """The boxes [g,4] of each picture that training teaches: without those that RemoveOutliers always ignores."""
         ops = self.transform.ops if self.transform is not None else ()
         removals = [op for op in ops if isinstance(op, RemoveOutliers) and op.prob == 1]
         if not removals or not self.boxes:
             return self.boxes
-        sample = Sample(np.empty((0, 0, 3), np.uint8), np.concatenate(self.boxes), np.concatenate(self.labels))
+        sample = Sample(np.empty((0, 0, 3), np.uint8), self.boxes.values, self.labels.values)
         for removal in removals:
             sample = removal.apply(sample, np.random.default_rng(self.seed))
-        ends = np.cumsum([len(labels) for labels in self.labels])[:-1]
-        taught = np.split(sample.labels != IGNORED, ends)
-        return [boxes[kept] for boxes, kept in zip(self.boxes, taught, strict=True)]
+        taught = sample.labels != IGNORED
+        owners = np.repeat(np.arange(len(self)), self.labels.counts)
+        return Ragged(self.boxes.values[taught], np.bincount(owners[taught], minlength=len(self)))
 
     def __getitem__(self, index: int) -> Sample:
         """The sample as it is stored, without augmentation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 from dataclasses import dataclass
@@ -10,10 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from uhd.data.limits import DEFAULT_LIMITS, Limits
+from uhd.reading import read_plain
+
 # Label files carry five or six decimals: a box that leaves the picture by less than this is merely rounded.
 _ROUNDING = 1e-4
 # Python reads more as a number: 1_0, and digits of other scripts.
 _NUMBER = re.compile(r"[0-9.eE+-]+\Z")
+_MAX_CLASS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -32,33 +37,48 @@ class LabelRows:
     bad_lines: tuple[BadLine, ...] = ()
 
 
-def read_labels(path: str | Path) -> LabelRows:
-    """Reads a label file; a missing file is one without boxes. A file that cannot be read is one bad line."""
+def read_labels(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> LabelRows:
+    """Reads a label file; a missing file is one without boxes. A file that cannot be read is one bad line.
+
+    One that is larger than limits.max_boxes lines can be is such a file, and its content is not looked at.
+    """
     try:
-        data = Path(path).read_bytes()
+        data = read_plain(path, limits.label_bytes)
     except FileNotFoundError:
         data = b""
     except OSError as error:
-        return LabelRows(np.empty((0, 5)), (BadLine(0, f"cannot be read ({error.strerror})"),))
-    return parse_labels(data)
+        hint = f" for --max-boxes {limits.max_boxes}" if error.errno == errno.EFBIG else ""
+        return _refused(BadLine(0, f"cannot be read ({error.strerror}{hint})"))
+    return parse_labels(data, limits)
 
 
-def parse_labels(data: bytes) -> LabelRows:
-    """Parses the bytes of a label file: UTF-8 with or without a byte-order mark, any line ends, blank lines skipped."""
+def parse_labels(data: bytes, limits: Limits = DEFAULT_LIMITS) -> LabelRows:
+    """Parses the bytes of a label file: UTF-8 with or without a byte-order mark, any line ends, blank lines skipped.
+
+    A file of more than limits.max_boxes lines, good or bad, is one bad line: the first beyond them.
+    """
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        return LabelRows(np.empty((0, 5)), (BadLine(0, "not a text file; expected lines of 'class cx cy w h'"),))
-    rows, bad_lines = [], []
+        return _refused(BadLine(0, "not a text file; expected lines of 'class cx cy w h'"))
+    rows: list[list[float]] = []
+    bad_lines: list[BadLine] = []
     for number, line in enumerate(lines, start=1):
         fields = line.split()
         if not fields:
             continue
+        if len(rows) + len(bad_lines) == limits.max_boxes:
+            return _refused(BadLine(number, f"more boxes than --max-boxes {limits.max_boxes}"))
         try:
             rows.append(_parse_fields(fields))
         except ValueError as error:
             bad_lines.append(BadLine(number, str(error)))
     return LabelRows(np.array(rows, dtype=np.float64).reshape(-1, 5), tuple(bad_lines))
+
+
+def _refused(line: BadLine) -> LabelRows:
+    """No box of a file that is malformed as a whole."""
+    return LabelRows(np.empty((0, 5)), (line,))
 
 
 def _parse_fields(fields: list[str]) -> list[float]:
@@ -68,6 +88,8 @@ def _parse_fields(fields: list[str]) -> list[float]:
     if not (fields[0].isascii() and fields[0].isdigit()):
         raise ValueError(f"class {_shortened(fields[0])} is not an integer >= 0")
     values = [float(fields[0])]
+    if values[0] > _MAX_CLASS:
+        raise ValueError(f"class {_shortened(fields[0])} is too large; expected at most {_MAX_CLASS}")
     for field in fields[1:]:
         try:
             value = float(field) if _NUMBER.match(field) else math.nan

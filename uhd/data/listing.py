@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from braceexpand import braceexpand
 
 from uhd.config import DataConfig
+from uhd.data import tar_shards
+from uhd.data.limits import read_list_lines
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+DEFAULT_CACHE_DIR = "runs/cache"
+
+ListTars = Callable[[Sequence[str]], list[str]]
+"""From tar files to the names of the pictures in them."""
 
 _log = logging.getLogger("uhd")
 
@@ -27,8 +35,10 @@ def list_sets(cfg: DataConfig, *, need_train: bool = True) -> tuple[list[str], l
     if cfg.val_list and not cfg.train_list and need_train:
         raise ValueError(f"--val-list {cfg.val_list} without --train-list; expected both or neither")
     if cfg.val_list:
-        val = read_list(cfg.val_list, "--val-list")
-        train = read_list(cfg.train_list, "--train-list") if cfg.train_list else []
+        folder = Path(cfg.cache_dir or DEFAULT_CACHE_DIR) if cfg.cache in ("auto", "disk") else None
+        list_tars = partial(tar_shards.list_tars, suffixes=IMAGE_SUFFIXES, folder=folder)
+        val = read_list(cfg.val_list, "--val-list", list_tars)
+        train = read_list(cfg.train_list, "--train-list", list_tars) if cfg.train_list else []
         _check_disjoint(train, val, cfg)
     else:
         train, val = split(find_images(cfg.image_dir), cfg.train_split, cfg.val_split, cfg.seed)
@@ -63,26 +73,29 @@ def find_images(source: str | Path, flag: str = "--image-dir") -> list[str]:
     return _unique(found)
 
 
-def read_list(path: str | Path, flag: str) -> list[str]:
+def read_list(path: str | Path, flag: str, list_tars: ListTars | None = None) -> list[str]:
     """Absolute paths, sorted, from a text file with one a line: relative to that file, then to the working directory.
 
-    flag is named in errors: a missing or empty list, a line that names no picture.
+    Where tar files can be listed, a line may name them, and path may itself be one, with braces for several:
+    `shards-{000..099}.tar`. flag is named in errors: a missing or empty list, a line that names no picture.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise ValueError(f"{flag} {path}: cannot be read ({reason}); expected one picture path a line") from None
-    folder = os.path.dirname(os.path.abspath(path))
-    paths = [
-        _listed_path(line.strip(), folder, f"{flag} {path}:{n}") for n, line in enumerate(lines, 1) if line.strip()
-    ]
-    if not paths:
+    if str(path).endswith(tar_shards.SUFFIX):
+        tars = _expand_tars(str(path), [os.getcwd()], f"{flag} {path}")
+        return _pictures_in(tars, list_tars, f"{flag} {path}")
+    bases = [os.path.dirname(os.path.abspath(path)), os.getcwd()]
+    paths, tars = [], []
+    for number, line in read_list_lines(path, flag):
+        place = f"{flag} {path}:{number}"
+        if line.endswith(tar_shards.SUFFIX):
+            tars += _expand_tars(line, bases, place)
+        else:
+            paths.append(_listed_path(line, bases, place))
+    if not paths and not tars:
         raise ValueError(f"{flag} {path}: the list is empty; expected one picture path a line")
     unique = _unique(paths)
     if len(unique) < len(paths):
         _log.warning("%s %s: %d pictures are listed twice; each counts once", flag, path, len(paths) - len(unique))
-    return unique
+    return sorted(unique + _pictures_in(tars, list_tars, f"{flag} {path}")) if tars else unique
 
 
 def split(paths: Sequence[str], train_split: float, val_split: float, seed: int) -> tuple[list[str], list[str]]:
@@ -117,14 +130,34 @@ def count_shared_stems(paths: Sequence[str]) -> int:
     return len(stems) - len(set(stems))
 
 
-def _listed_path(text: str, folder: str, place: str) -> str:
+def _listed_path(text: str, bases: Sequence[str], place: str) -> str:
     if not _is_image(text):
         raise ValueError(f"{place}: {text!r} is not a picture; expected a name that ends in .jpg, .png, .bmp or .webp")
-    candidates = [os.path.normpath(os.path.join(base, text)) for base in (folder, os.getcwd())]
+    return _existing(text, bases, f"{place}: no such picture")
+
+
+def _existing(text: str, bases: Sequence[str], problem: str) -> str:
+    """The absolute path of a file, relative to one of the folders; raises ValueError with the problem."""
+    candidates = [os.path.normpath(os.path.join(base, text)) for base in bases]
     for candidate in candidates:
         if os.path.isfile(candidate):
             return candidate
-    raise ValueError(f"{place}: no such picture (looked for {' and '.join(dict.fromkeys(candidates))})")
+    raise ValueError(f"{problem} (looked for {' and '.join(dict.fromkeys(candidates))})")
+
+
+def _expand_tars(pattern: str, bases: Sequence[str], place: str) -> list[str]:
+    """Absolute paths of tar files that a name with braces stands for."""
+    try:
+        names = list(braceexpand(pattern))
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}; expected braces as in shards-{{000..099}}.tar") from None
+    return [_existing(name, bases, f"{place}: no such tar file") for name in names]
+
+
+def _pictures_in(tars: Sequence[str], list_tars: ListTars | None, place: str) -> list[str]:
+    if list_tars is None:
+        raise ValueError(f"{place}: tar files can be named in --train-list and --val-list only")
+    return list_tars(_unique(tars))
 
 
 def _is_image(name: str) -> bool:
@@ -133,24 +166,33 @@ def _is_image(name: str) -> bool:
 
 def _unique(paths: Sequence[str]) -> list[str]:
     """Sorted, and each file once however many links lead to it."""
-    first_of: dict[tuple[int, int], str] = {}
+    first_of: dict[Hashable, str] = {}
     for path in sorted(paths):
         first_of.setdefault(_identity(path), path)
     return list(first_of.values())
 
 
-def _identity(path: str) -> tuple[int, int]:
+def _identity(path: str) -> Hashable:
     """The same for every path and link to one file."""
     try:
         status = os.stat(path)
     except OSError:
-        return 0, hash(path)
+        return path
     return status.st_dev, status.st_ino
 
 
+def _identities(paths: Sequence[str]) -> list[Hashable]:
+    """The same for every path and link to one picture, be it a file or in a tar."""
+    packed: dict[int, Hashable] = {}
+    for tar, members in tar_shards.members_by_tar(paths).items():
+        identity = _identity(tar)
+        packed |= {index: (identity, member) for member, index in members.items()}
+    return [packed[index] if index in packed else _identity(path) for index, path in enumerate(paths)]
+
+
 def _check_disjoint(train: Sequence[str], val: Sequence[str], cfg: DataConfig) -> None:
-    in_val = {_identity(path) for path in val}
-    shared = [path for path in train if _identity(path) in in_val]
+    in_val = set(_identities(val))
+    shared = [path for path, identity in zip(train, _identities(train), strict=True) if identity in in_val]
     if shared:
         lists = f"--train-list {cfg.train_list} and --val-list {cfg.val_list}"
         raise ValueError(f"{lists} share {len(shared)} pictures, first {shared[0]}; expected none")

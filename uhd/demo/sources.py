@@ -11,6 +11,7 @@ import cv2
 
 from uhd.config import DemoConfig
 from uhd.data.images import read_image
+from uhd.data.limits import Limits
 from uhd.data.listing import IMAGE_SUFFIXES, find_images
 from uhd.demo.frames import Frame
 from uhd.muting import muted_stderr
@@ -27,14 +28,16 @@ _log = logging.getLogger("uhd")
 class PictureSource:
     """Picture files, read as training and validation read them; iterating gives one Frame each.
 
-    path: a picture, or a folder that is searched recursively. One that cannot be read is left out with a warning;
-    ValueError that names the flag where path is neither, holds no picture, or none can be read.
+    path: a picture, or a folder that is searched recursively. limits: how large a picture may be. One that cannot be
+    read is left out with a warning; ValueError that names the flag where path is neither, holds no picture, or none can
+    be read.
     """
 
     is_video = False
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, limits: Limits) -> None:
         self.path = path
+        self._limits = limits
         self.is_single = os.path.isfile(path)
         if self.is_single and Path(path).suffix.lower() not in IMAGE_SUFFIXES:
             listed = ", ".join(sorted(IMAGE_SUFFIXES))
@@ -52,7 +55,7 @@ class PictureSource:
         for number, file in enumerate(self.files, start=1):
             try:
                 with muted_stderr():
-                    image = read_image(file)
+                    image = read_image(file, limits=self._limits)
             except ValueError as error:
                 if self.is_single:
                     raise ValueError(f"--images {self.path}: {str(error).removeprefix(f'{file}: ')}") from None
@@ -132,7 +135,7 @@ def open_source(cfg: DemoConfig) -> Source:
     if cfg.video:
         return _open_video(cfg.video)
     assert cfg.images
-    return PictureSource(cfg.images)
+    return PictureSource(cfg.images, Limits(max_pixels=cfg.max_pixels))
 
 
 def _open_camera(cfg: DemoConfig, index: int) -> CaptureSource:

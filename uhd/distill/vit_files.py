@@ -6,15 +6,16 @@ The names and shapes are those of the DINOv3 release (arXiv:2508.10104, github.c
 
 from __future__ import annotations
 
-import pickle
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from uhd.reading import why_not_plain
+from uhd.tensor_file import load_tensors
 
 BackboneArch = Literal["dinov3_vits16", "dinov3_vitb16", "vit_tiny"]
 Weights = dict[str, Tensor]
@@ -45,6 +46,9 @@ FIRST = "patch_embed.proj.weight"
 PERIODS = "rope_embed.periods"
 USED = re.compile(r"(blocks|patch_embed|norm_pre)\.|rope|pos_embed$|(?!mask_)\w+_tokens?$")
 """Names of entries that change what a ViT computes; others, such as heads and mask tokens, have no part in it."""
+
+_MOST_BYTES = 2**30
+"""Of the tensors of a small file; those of the largest architecture here have a third of it."""
 
 TIMM = {"reg_token", "blocks.0.gamma_1", "blocks.0.attn.q_bias"}
 """Entries by which timm's naming of a DINOv3 model is known."""
@@ -174,21 +178,23 @@ def official_names(weights: Weights) -> Weights:
 
 
 def _load(path: Path) -> Any:
-    """What a file holds, loaded without running any code in it."""
-    if not path.is_file():
-        raise ValueError("a folder; expected a file" if path.is_dir() else "no such file")
+    """What a file holds, loaded without running any code in it; its tensors are no larger than the file."""
+    reason = why_not_plain(path)
+    if reason:
+        raise ValueError(reason)
     try:
         if path.suffix == ".safetensors":
+            from safetensors import SafetensorError
             from safetensors.torch import load_file
 
-            return load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # torch's remarks on files that the next lines refuse
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # torch's message is a page on how to load it regardless
-        raise ValueError("not a file of torch with tensors and plain values only") from None
-    except Exception as error:  # both loaders raise whatever their readers raise
-        reason = " ".join(str(error).split("\n")[0].split())[:120] or type(error).__name__
-        raise ValueError(f"cannot be read ({reason})") from None
+            try:
+                return load_file(path)
+            except SafetensorError as error:
+                raise ValueError(" ".join(str(error).split())[:120]) from None
+        return load_tensors(path, old=True, allowance=_MOST_BYTES)
+    except (ValueError, OSError) as error:
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        raise ValueError(f"cannot be read ({text})") from None
 
 
 def _tensors(content: Any) -> Weights:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference
+from onnx import ModelProto, NodeProto, TensorProto, shape_inference
 
 from uhd.checkpoint import Checkpoint, names_file, read_checkpoint
 from uhd.config import flag_of
@@ -19,18 +18,21 @@ from uhd.export.onnx_file import load_onnx
 from uhd.export.suppression import NAME as SUPPRESSION
 from uhd.models import build_model, count_macs, count_parameters, fold_batchnorm
 from uhd.precedence import show
+from uhd.reading import why_not_plain
 
 Rows = list[tuple[str, str]]
 
 _ZIP_START = b"PK\x03\x04"
+_MOST_CHARACTERS = 10_000
 _LAYERS = {"Conv": 1, "ConvTranspose": 0, "Gemm": 1, "MatMul": 1}
 """Operators with weights, and where their output's channels are counted."""
 
 
 def describe_file(path: Path) -> str:
     """A table of an ONNX file or a checkpoint; ValueError that names --info and the file where it is neither."""
-    if not path.is_file():
-        raise ValueError(f"--info {path}: {'a folder; expected a file' if path.is_dir() else 'no such file'}")
+    reason = why_not_plain(path)
+    if reason:
+        raise ValueError(f"--info {path}: {reason}")
     with path.open("rb") as file:
         is_checkpoint = file.read(4) == _ZIP_START or path.suffix in (".pt", ".pth")
     rows = _describe_checkpoint(read_checkpoint(path, "--info")) if is_checkpoint else _describe_onnx(path)
@@ -45,31 +47,31 @@ def count_onnx(model: ModelProto) -> tuple[int, int | None]:
     inferred = shape_inference.infer_shapes(model)
     graph = inferred.graph
     shapes = {value.name: _shape(value) for value in (*graph.value_info, *graph.output, *graph.input)}
-    weights = _weights(graph)
+    sizes = _weight_sizes(graph)
     parameters, macs, is_known = 0, 0, True
     for node in graph.node:
-        if node.op_type not in _LAYERS or not any(name in weights for name in node.input[1:]):
+        if node.op_type not in _LAYERS or not any(name in sizes for name in node.input[1:]):
             continue
         if any(f"{SUPPRESSION}/" in name for name in node.input):
             continue
-        parameters += sum(weights[name].size for name in node.input[1:] if name in weights)
+        parameters += sum(sizes.get(name, 0) for name in node.input[1:])
         shape = shapes.get(node.output[0])
-        if node.input[1] not in weights or shape is None or None in shape:
+        if node.input[1] not in sizes or not shape or None in shape:
             is_known = False
             continue
-        channels = shape[1] if node.op_type.startswith("Conv") else shape[-1]
-        macs += int(np.prod([side or 0 for side in shape])) // (channels or 1) * weights[node.input[1]].size
+        channels = shape[1 if node.op_type.startswith("Conv") and len(shape) > 1 else -1]
+        macs += math.prod(side or 0 for side in shape) // (channels or 1) * sizes[node.input[1]]
     return parameters, macs if is_known else None
 
 
-def _weights(graph: onnx.GraphProto) -> dict[str, np.ndarray[Any, Any]]:
-    """Constants by the name under which a layer reads them: directly, or through a DequantizeLinear."""
-    weights = {each.name: numpy_helper.to_array(each) for each in graph.initializer if not each.external_data}
+def _weight_sizes(graph: onnx.GraphProto) -> dict[str, int]:
+    """Elements of constants by the name under which a layer reads them: directly, or through a DequantizeLinear."""
+    sizes = {each.name: math.prod(each.dims) for each in graph.initializer if not each.external_data}
     nodes: Iterable[NodeProto] = graph.node
     for node in nodes:
-        if node.op_type in ("DequantizeLinear", "Identity") and node.input[0] in weights:
-            weights[node.output[0]] = weights[node.input[0]]
-    return weights
+        if node.op_type in ("DequantizeLinear", "Identity") and node.input and node.input[0] in sizes:
+            sizes[node.output[0]] = sizes[node.input[0]]
+    return sizes
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
@@ -82,6 +84,13 @@ def _describe_onnx(path: Path) -> Rows:
         model = load_onnx(path)
     except ValueError as error:
         raise ValueError(f"--info {error}; expected an ONNX file or a checkpoint") from None
+    try:
+        return _model_rows(model)
+    except (shape_inference.InferenceError, RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(f"--info {path}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _model_rows(model: ModelProto) -> Rows:
     parameters, macs = count_onnx(model)
     opsets = ", ".join(f"{each.domain or 'ai.onnx'} {each.version}" for each in model.opset_import)
     rows = [
@@ -95,12 +104,9 @@ def _describe_onnx(path: Path) -> Rows:
         ("multiply-adds", "open (the input size is)" if macs is None else f"{macs:,}"),
     ]
     props = {prop.key: prop.value for prop in model.metadata_props}
-    try:
-        metadata = Metadata.from_props(props)
-    except ValueError as error:
-        raise ValueError(f"--info {path}: {error}") from None
+    metadata = Metadata.from_props(props)
     if metadata is None:
-        return [*rows, *sorted(props.items())]
+        return [*rows, *((name, value[:_MOST_CHARACTERS]) for name, value in sorted(props.items()))]
     values = {f.name: getattr(metadata, f.name) for f in dataclasses.fields(metadata)}
     details = {**values.pop("details"), **values.pop("decoding")}
     return [*rows, *((name, _plain(value)) for name, value in {**values, **details}.items())]
@@ -152,10 +158,14 @@ def _plain(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, list | tuple):
-        if value and isinstance(value[0], list | tuple):
+        if value and all(isinstance(row, list | tuple) and all(map(_is_number, row)) for row in value):
             return _pairs(value)
         return ", ".join(map(str, value))
-    return "-" if value is None else str(value)
+    return "-" if value is None else str(value)[:_MOST_CHARACTERS]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def _pairs(values: Iterable[Iterable[float]]) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from uhd.config import ResizeMode
+from uhd.config.inputs import MAX_CLASSES
+from uhd.config.values import MAX_SIDE
 
 Outputs = Literal["merged", "separate", "raw"]
 Precision = Literal["float32", "int8"]
@@ -17,6 +20,9 @@ MERGED_NAME = "score_classid_cxcywh"
 SEPARATE_NAMES = ("boxes", "scores", "labels")
 INPUT_NAME = "images"
 
+MAX_ROWS = 2**16
+_MOST_CHARACTERS = 2**20
+_MOST_NAME_CHARACTERS = 200
 _PROGRAM_KEY = "uhd_version"
 _CONSTANT_FIELDS = {"input_layout": "NCHW", "input_channels": "RGB", "input_range": "0-1"}
 
@@ -73,32 +79,37 @@ class Metadata:
             return None
         try:
             return cls._read(props)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
-            raise ValueError(f"its metadata are damaged ({reason})") from None
+            raise ValueError(f"its metadata are damaged ({' '.join(str(reason).split())[:200]})") from None
 
     @classmethod
     def _read(cls, props: Mapping[str, str]) -> Metadata:
-        found = {key: _plain(text) for key, text in props.items()}
+        found = {key: _plain(key, text) for key, text in props.items()}
         values = {f.name: found.pop(f.name) for f in dataclasses.fields(cls) if f.name not in ("decoding", "details")}
         values["decoding"] = {key: found.pop(key) for key in found.pop("decoding_keys")}
         values["details"] = found
         for name in ("uhd_version", "arch", "resize_mode", "decoder", *_CONSTANT_FIELDS):
             values[name] = props[name]  # a text, also where it looks like a number
-        if not isinstance(values["class_names"], list):
-            raise ValueError(f"class_names {values['class_names']!r}")
-        values["class_names"] = tuple(map(str, values["class_names"]))
-        height, width = map(int, values["img_size"])
+        if not isinstance(values["class_names"], list) or not 1 <= len(values["class_names"]) <= MAX_CLASSES:
+            raise ValueError(f"class_names {reprlib.repr(values['class_names'])}")
+        values["class_names"] = tuple(_name(each) for each in values["class_names"])
+        height, width = (_whole("img_size", side, 1, MAX_SIDE) for side in values["img_size"])
         values["img_size"] = (height, width)
-        for name, known in (("outputs", OUTPUT_KINDS), ("resize_mode", get_args(ResizeMode))):
+        for name, known in _CHOICES.items():
             if values[name] not in known:
-                raise ValueError(f"{name} {values[name]!r}; this version knows {', '.join(known)}")
+                raise ValueError(
+                    f"{name} {reprlib.repr(values[name])}; this version knows {', '.join(map(str, known))}"
+                )
         for name in ("best_f1_threshold", "map50"):
-            values[name] = None if values[name] is None else float(values[name])
+            values[name] = None if values[name] is None else _share(name, values[name])
         for name in ("conf_thresh", "nms_iou"):
-            values[name] = float(values[name])
+            values[name] = _share(name, values[name])
         for name in ("topk", "pre_nms_topk"):
-            values[name] = int(values[name])
+            values[name] = _whole(name, values[name], 1, MAX_ROWS)
+        values["epoch"] = _whole("epoch", values["epoch"], 0, 2**31)
+        if "stride" in found:
+            _whole("stride", found["stride"], 1, MAX_SIDE)
         metadata = cls(**values)
         for name, expected in _CONSTANT_FIELDS.items():
             if getattr(metadata, name) != expected:
@@ -106,9 +117,42 @@ class Metadata:
         return metadata
 
 
-def _plain(text: str) -> Any:
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "outputs": OUTPUT_KINDS,
+    "resize_mode": get_args(ResizeMode),
+    "precision": get_args(Precision),
+    "uses_nms": (True, False),
+}
+
+
+def _plain(key: str, text: str) -> Any:
     """A stored value: JSON where it is some, else the text itself."""
+    if len(text) > _MOST_CHARACTERS:
+        raise ValueError(f"{key[:40]} has {len(text):,} characters")
     try:
         return json.loads(text)
     except ValueError:
         return text
+    except RecursionError:
+        raise ValueError(f"{key[:40]} is nested too deep") from None
+
+
+def _name(value: object) -> str:
+    text = str(value)
+    if len(text) > _MOST_NAME_CHARACTERS:
+        raise ValueError(f"a class name of {len(text):,} characters")
+    return text
+
+
+def _share(name: str, value: Any) -> float:
+    number = float(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} {number}; expected 0 to 1")
+    return number
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    number = int(value)
+    if isinstance(value, bool) or number != value or not low <= number <= high:
+        raise ValueError(f"{name} {reprlib.repr(value)}; expected a whole number from {low} to {high}")
+    return number

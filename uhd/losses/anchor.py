@@ -12,6 +12,7 @@ from uhd import codec
 from uhd.assigners import Assigner, Predictions, PriorGrid
 from uhd.boxes import box_similarity
 from uhd.config import LossConfig
+from uhd.dist import Total, own
 from uhd.losses.places import ignored_cells
 from uhd.losses.terms import varifocal_loss
 from uhd.types import Assignment, Targets
@@ -39,15 +40,15 @@ class AnchorCriterion(nn.Module):
         self.assigner = assigner
         self.scoring = scoring
 
-    def forward(self, preds: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+    def forward(self, preds: dict[str, Tensor], targets: Targets, total: Total = own) -> dict[str, Tensor]:
         """Weighted scalar terms, float32, the same keys at every step and each attached to the graph.
 
-        preds holds the raw map [B,A*(5+q+C),h,w], anchors [A,2] and wh_scale [A,2].
+        preds holds the raw map [B,A*(5+q+C),h,w], anchors [A,2] and wh_scale [A,2]. total: see `uhd.losses.base`.
         """
         with torch.autocast(preds["anchors"].device.type, enabled=False):
-            return self._terms(preds, targets)
+            return self._terms(preds, targets, total)
 
-    def _terms(self, preds: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+    def _terms(self, preds: dict[str, Tensor], targets: Targets, total: Total) -> dict[str, Tensor]:
         scoring = self.scoring
         priors = codec.split_anchor_map(preds[scoring.layout.raw_name].float(), scoring.layout)
         anchors, wh_scale = preds["anchors"].float(), preds["wh_scale"].float()
@@ -63,7 +64,8 @@ class AnchorCriterion(nn.Module):
         # Decoded once more with gradients: the positives are few, and nothing else has any.
         boxes = codec.decode_box_logits(priors.box[image, prior], cells[prior], sizes[prior], priors.grid)
         iou, similarity = box_similarity(boxes, targets.boxes[image, row], self.cfg.iou_loss)
-        quality, weight, normaliser = self._positives(assignment, iou.detach(), image, prior)
+        quality, weight, positives = self._positives(assignment, iou.detach(), image, prior)
+        normaliser = total(positives).clamp(min=1)
         # Background is 0; the positives' IoU (or what stands for it) is what a quality branch learns.
         quality_map = torch.zeros_like(priors.obj).index_put((image, prior), quality)
         positive_map = torch.zeros_like(priors.obj).index_put((image, prior), torch.ones_like(quality))
@@ -81,11 +83,11 @@ class AnchorCriterion(nn.Module):
 
     @staticmethod
     def _positives(assignment: Assignment, iou: Tensor, image: Tensor, prior: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Quality target [P] and box weight [P] of the positives, and what the sums are divided by."""
+        """Quality target [P] and box weight [P] of the positives, and how many they count as."""
         if assignment.quality is None:
-            return iou.clamp(0, 1), torch.ones_like(iou), iou.new_tensor(max(1, len(iou)))
+            return iou.clamp(0, 1), torch.ones_like(iou), iou.new_tensor(len(iou))
         quality = assignment.quality[image, prior]
-        return quality, quality, quality.sum().clamp(min=1)
+        return quality, quality, quality.sum()
 
     def _class_sum(
         self, logits: Tensor, labels: Tensor, image: Tensor, prior: Tensor, quality: Tensor, taught: Tensor

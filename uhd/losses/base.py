@@ -1,4 +1,9 @@
-"""What a criterion is to the rest of the program, beside being called."""
+"""What a criterion is to the rest of the program.
+
+It is called with raw maps, targets and, where several processes share a batch, `total`: the sums over the pictures of
+one process are divided by the positives of all, so that the processes' terms, and their gradients, add up to what one
+process would have. Called once with it by every process, a criterion calls it the same number of times in each.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from uhd.dist import Total, own
 from uhd.types import Targets
 
 
@@ -17,5 +23,5 @@ class SeparableCriterion(nn.Module, ABC):
     """
 
     @abstractmethod
-    def normaliser(self, targets: Targets) -> Tensor:
+    def normaliser(self, targets: Targets, total: Total = own) -> Tensor:
         """What the sums over a batch are divided by."""

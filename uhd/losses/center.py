@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from uhd import codec
 from uhd.config import LossConfig
+from uhd.dist import Total, own
 from uhd.losses.places import ignored_cells
 from uhd.losses.terms import penalty_reduced_focal_loss
 from uhd.types import Targets
@@ -27,17 +28,21 @@ class CenterCriterion(nn.Module):
         super().__init__()
         self.cfg = cfg
 
-    def forward(self, preds: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+    def forward(self, preds: dict[str, Tensor], targets: Targets, total: Total = own) -> dict[str, Tensor]:
         """Weighted scalar terms, float32, the same keys at every step and each attached to the graph.
 
-        preds holds the heat map [B,C,h,w] (logits), offsets and sizes [B,2,h,w].
+        preds holds the heat map [B,C,h,w] (logits), offsets and sizes [B,2,h,w]. total: see `uhd.losses.base`.
         """
         maps = [preds[name] for name in codec.CENTER_NAMES]
         with torch.autocast(maps[0].device.type, enabled=False):
             heatmap, offsets, sizes = (each.float() for each in maps)
-            return self._terms(heatmap, offsets, sizes, targets)
+            sums, centres = self._sums(heatmap, offsets, sizes, targets)
+        count = total(centres).clamp(min=1)
+        return {name: value * (getattr(self.cfg, f"loss_weight_{name}") / count) for name, value in sums.items()}
 
-    def _terms(self, heatmap: Tensor, offsets: Tensor, sizes: Tensor, targets: Targets) -> dict[str, Tensor]:
+    @staticmethod
+    def _sums(heatmap: Tensor, offsets: Tensor, sizes: Tensor, targets: Targets) -> tuple[dict[str, Tensor], Tensor]:
+        """The sums over these pictures, and their number of centres."""
         grid = (heatmap.shape[2], heatmap.shape[3])
         image, row = torch.nonzero(targets.labels >= 0, as_tuple=True)
         cells, offset, size = codec.encode_centers(targets.boxes[image, row], grid)
@@ -49,8 +54,7 @@ class CenterCriterion(nn.Module):
             "off": F.l1_loss(offsets.flatten(2)[image, :, cells], offset, reduction="sum"),
             "wh": F.l1_loss(sizes.flatten(2)[image, :, cells], size, reduction="sum"),
         }
-        count = max(1, len(image))
-        return {name: value * (getattr(self.cfg, f"loss_weight_{name}") / count) for name, value in sums.items()}
+        return sums, offset.new_tensor(len(image))
 
 
 def splat(shape: torch.Size, image: Tensor, labels: Tensor, cells: Tensor, sizes: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from uhd.assigners.base import Predictions
 from uhd.assigners.hungarian import centre_form, match_queries
 from uhd.boxes import box_iou, box_similarity
 from uhd.config import LossConfig
+from uhd.dist import Total, own
 from uhd.losses.base import SeparableCriterion
 from uhd.types import IGNORED, Targets
 
@@ -31,20 +32,22 @@ class QueryCriterion(SeparableCriterion):
         self.cfg = cfg
         self.num_classes = num_classes
 
-    def forward(self, preds: dict[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+    def forward(self, preds: dict[str, Tensor], targets: Targets, total: Total = own) -> dict[str, Tensor]:
         """Weighted scalar terms, float32, the same keys at every step and each attached to the graph.
 
-        preds holds class_logits [B,Q,C+1], the background last, and box_logits [B,Q,4].
+        preds holds class_logits [B,Q,C+1], the background last, and box_logits [B,Q,4]. total: see `uhd.losses.base`.
         """
         class_logits, box_logits = (preds[name] for name in codec.QUERY_NAMES)
         with torch.autocast(box_logits.device.type, enabled=False):
-            return self._terms(class_logits.float(), box_logits.float(), targets)
+            sums = self._sums(class_logits.float(), box_logits.float(), targets)
+        normaliser = self.normaliser(targets, total)
+        return {name: value * (getattr(self.cfg, f"loss_weight_{name}") / normaliser) for name, value in sums.items()}
 
-    def normaliser(self, targets: Targets) -> Tensor:
+    def normaliser(self, targets: Targets, total: Total = own) -> Tensor:
         """Number of real truths, at least 1: what the sums over the batch are divided by."""
-        return (targets.labels >= 0).sum().clamp(min=1).float()
+        return total((targets.labels >= 0).sum().float()).clamp(min=1)
 
-    def _terms(self, class_logits: Tensor, box_logits: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def _sums(self, class_logits: Tensor, box_logits: Tensor, targets: Targets) -> dict[str, Tensor]:
         candidates = codec.decode_query_boxes(box_logits.detach())
         image, query, row = match_queries(Predictions(candidates, codec.query_scores(class_logits.detach())), targets)
         classes = targets.labels.new_full(class_logits.shape[:2], self.num_classes)
@@ -56,13 +59,11 @@ class QueryCriterion(SeparableCriterion):
         # Where nothing is matched these are sums of nothing: 0, and still attached to the box head.
         matched, truths = box_logits[image, query], targets.boxes[image, row]
         _, giou = box_similarity(codec.decode_query_boxes(matched), truths, "giou")
-        sums = {
+        return {
             "cls": (entropy * weight.flatten()).sum(),
             "l1": (matched.sigmoid() - centre_form(truths)).abs().sum(),
             "iou": (1 - giou).sum(),
         }
-        normaliser = self.normaliser(targets)
-        return {name: value * (getattr(self.cfg, f"loss_weight_{name}") / normaliser) for name, value in sums.items()}
 
 
 def in_ignored_place(boxes: Tensor, targets: Targets) -> Tensor:

@@ -1,0 +1,50 @@
+"""train.py in a process of its own that has everything loaded already: a fork of the test's."""
+
+import os
+import resource
+import sys
+
+import torch
+
+import train
+
+
+def fork_train(argv, *, stderr=None, largest_file=None):
+    """Starts a run; returns its process number. stderr: a descriptor. largest_file: bytes that a file may have.
+
+    A forked process has none of its parent's threads, so torch must use one only.
+    """
+    assert torch.get_num_threads() == 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 99
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere if stderr is None else stderr, 2)
+        # pytest has put its own in their place, which are files too.
+        sys.stdout, sys.stderr = (open(descriptor, "w", closefd=False) for descriptor in (1, 2))  # noqa: SIM115
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+        code = train.main([str(arg) for arg in argv])
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def wait(child):
+    """Its exit code; negative where a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def run_forked(argv, **limits):
+    """Runs to the end; returns the exit code and the lines of stderr."""
+    reader, writer = os.pipe()
+    child = fork_train(argv, stderr=writer, **limits)
+    os.close(writer)
+    with open(reader) as stream:
+        lines = stream.read().splitlines()
+    return wait(child), lines
