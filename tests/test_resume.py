@@ -281,7 +281,7 @@ def test_signals_end_a_run_with_its_last_epoch_saved(resume, tmp_path, number, c
     )
     try:
         rows = run_dir / "metrics.jsonl"
-        wait_for(lambda: (run_dir / "last.pt").exists() and len(rows.read_text().splitlines()) >= epochs, process)
+        wait_for(lambda: rows.exists() and len(rows.read_text().splitlines()) >= epochs, process)
         if whole_group:
             os.killpg(process.pid, number)
         else:

@@ -37,12 +37,13 @@ class Recorder:
         So one that is stopped inside its first epoch can be resumed too.
         """
         remove_temporary_files(self.run_dir)
+        # First of all files: one that is killed before it leaves a folder that does not count as a run's.
+        if self.state.epoch == 0:
+            save_checkpoint(self.run_dir, self.cfg, self.state, {}, is_best=False)
         self.run_log = RunLog(self.run_dir, self.cfg, self.state.epoch)
         log.info("run folder %s, device %s", self.run_dir, self.state.device)
         if dist.world_size() > 1:
             log.info("%d processes share each batch of %d pictures", dist.world_size(), self.cfg.optim.batch_size)
-        if self.state.epoch == 0:
-            save_checkpoint(self.run_dir, self.cfg, self.state, {}, is_best=False)
 
     def epoch(self, stats: Stats, best: Validation | None) -> None:
         """Writes the finished epoch down; best is its validation where none before was better."""
