@@ -9,7 +9,7 @@ import torch
 import train
 
 
-def fork_train(argv, *, stderr=None, largest_file=None):
+def fork_train(argv, *, stderr=None, largest_file=None, env=None):
     """Starts a run; returns its process number. stderr: a descriptor. largest_file: bytes that a file may have.
 
     A forked process has none of its parent's threads, so torch must use one only.
@@ -22,6 +22,7 @@ def fork_train(argv, *, stderr=None, largest_file=None):
         return child
     code = 99
     try:
+        os.environ.update(env or {})
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere if stderr is None else stderr, 2)
@@ -38,6 +39,15 @@ def fork_train(argv, *, stderr=None, largest_file=None):
 def wait(child):
     """Its exit code; negative where a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fork_processes(argv, count, port, **options):
+    """Starts a run of several processes on this machine, as torchrun would; returns their numbers by rank."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    shared |= {"LOCAL_WORLD_SIZE": str(count)}
+    return [
+        fork_train(argv, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, **options) for rank in range(count)
+    ]
 
 
 def run_forked(argv, **limits):

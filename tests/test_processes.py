@@ -1,8 +1,10 @@
 """Runs of two processes that share every batch, against runs of one."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,12 +14,14 @@ import psutil
 import pytest
 import torch
 from conftest import ROOT
+from forking import fork_processes, wait
 from helpers import draw_people, metric_rows, train_args, visible_checkpoints
 
 import train
 from uhd import dist
 from uhd.checkpoint import read_checkpoint
 from uhd.data.loader import EpochBatchSampler
+from uhd.optim import TrainState
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ANCHOR_HEAD = {"use_improved_head": True, "use_ema": True, "auto_anchors": True}
@@ -202,28 +206,82 @@ def test_one_process_exchanges_nothing():
 # --- one that dies ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("victim", ["0", "1"])
-def test_a_process_that_is_killed_ends_all(victim, tmp_path):
+def said_by_programs(errors):
+    return [line for line in errors.splitlines() if line.startswith("train.py")]
+
+
+def test_a_process_that_is_killed_ends_all(tmp_path):
     data = draw_people(tmp_path / "data", 40, side=32)
     args = args_of(data, tmp_path / "run", epochs=10_000, eval_interval=10_000)
     command = [*TORCHRUN, str(ROOT / "train.py"), *args]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    rows = tmp_path / "run/metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (rows.exists() and rows.read_text().count("\n") > 2):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.1)
+    wait_for_epoch(3, tmp_path / "run", process.poll)
     children = psutil.Process(process.pid).children(recursive=True)
-    chosen = [child for child in children if child.environ().get("RANK") == victim]
+    chosen = [child for child in children if child.environ().get("RANK") == "1"]
     chosen[0].send_signal(signal.SIGKILL)
     _, errors = process.communicate(timeout=30)
     assert process.returncode
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
-    name = "train.py (process 1)" if victim == "0" else "train.py"
-    said = [line for line in errors.splitlines() if line.startswith(f"{name}: ")]
+    said = said_by_programs(errors)
     assert len(said) == 1, errors
     assert "another process of this run is gone" in said[0] or "stopped by SIGTERM" in said[0]
     epochs = metric_rows(tmp_path / "run")
     assert visible_checkpoints(tmp_path / "run")
     assert state_of(tmp_path / "run")["epoch"] in (len(epochs) - 1, len(epochs))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_without_torchrun_too_the_others_notice(victim, tmp_path, one_thread):
+    data = draw_people(tmp_path / "data", 40, side=32)
+    args = args_of(data, tmp_path / "run", epochs=10_000, eval_interval=10_000)
+    with open(tmp_path / "errors", "w") as errors:
+        processes = fork_processes(args, 2, free_port(), stderr=errors.fileno())
+    wait_for_epoch(3, tmp_path / "run", lambda: None)
+    os.kill(processes[victim], signal.SIGKILL)
+    start = time.monotonic()
+    assert wait(processes[victim]) == -signal.SIGKILL
+    assert wait(processes[1 - victim]) == 1
+    assert time.monotonic() - start < 30
+    name = "train.py" if victim else "train.py (process 1)"
+    said = said_by_programs((tmp_path / "errors").read_text())
+    assert len(said) == 1
+    assert said[0].startswith(f"{name}: error: another process of this run is gone")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_fails_ends_all_and_its_error_comes_first(victim, tmp_path, monkeypatch, one_thread):
+    step, steps = TrainState.step, []
+
+    def failing_step(state, *args, **kwargs):
+        steps.append(1)
+        if len(steps) == 5 and dist.rank() == victim:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
+        return step(state, *args, **kwargs)
+
+    monkeypatch.setattr(TrainState, "step", failing_step)
+    data = draw_people(tmp_path / "data", 40, side=32)
+    args = args_of(data, tmp_path / "run", epochs=10_000, eval_interval=10_000)
+    with open(tmp_path / "errors", "w") as errors:
+        processes = fork_processes(args, 2, free_port(), stderr=errors.fileno())
+    assert [wait(process) for process in processes] == [1, 1]
+    name, other = ("train.py (process 1)", "train.py") if victim else ("train.py", "train.py (process 1)")
+    said = said_by_programs((tmp_path / "errors").read_text())
+    assert len(said) == 2
+    assert said[0] == f"{name}: error: [Errno 28] No space left on device: 'somewhere'"
+    assert said[1].startswith(f"{other}: error: another process of this run is gone")
+    assert state_of(tmp_path / "run")["epoch"] == 1
+
+
+def wait_for_epoch(epoch, run, poll):
+    rows = run / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (rows.exists() and rows.read_text().count("\n") >= epoch):
+        assert time.monotonic() < deadline
+        assert poll() is None
+        time.sleep(0.05)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from uhd.data.images import REDUCED_MARGIN, jpeg_size, read_image, read_image_and_size
 from uhd.data.resize import resize
@@ -137,6 +138,29 @@ def test_grey_alpha_and_16_bits_become_8_bit_rgb(tmp_path, stored, expected):
     assert image.dtype == np.uint8
     assert image.shape == (4, 6, 3)
     assert (image == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "convert", "options"),
+    [
+        ("cmyk.jpg", "CMYK", {"quality": 95}),
+        ("progressive.jpg", "RGB", {"progressive": True, "quality": 95}),
+        ("palette.png", "P", {}),
+        ("film.png", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (24, 16), "blue")]}),
+        (
+            "film.webp",
+            "RGB",
+            {"lossless": True, "save_all": True, "append_images": [Image.new("RGB", (24, 16), "blue")]},
+        ),
+    ],
+)
+def test_other_colours_and_the_first_of_several_frames(tmp_path, name, convert, options):
+    Image.new("RGB", (24, 16), tuple(RED[::-1])).convert(convert, palette=Image.Palette.ADAPTIVE).save(
+        tmp_path / name, **options
+    )
+    image = read_image(tmp_path / name)
+    assert image.shape == (16, 24, 3)
+    np.testing.assert_allclose(image, np.broadcast_to(RED[::-1], image.shape), atol=6)
 
 
 def with_orientation(jpeg, orientation):

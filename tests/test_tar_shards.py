@@ -201,6 +201,12 @@ def test_tar_that_changes_between_listing_and_reading(shards):
     [
         ("shards-{000..003}.tar", r"no such tar file \(looked for .*shards-003\.tar"),
         ("none.tar", "no such tar file"),
+        ("shards-{0..999999999}.tar", r"too many tar files; expected braces as in shards-\{000\.\.099\}\.tar"),
+        ("shards-{0..-9999999..3}.tar", "too many tar files"),
+        ("{0..999999}" * 40 + ".tar", "too many tar files"),
+        ("{1.." + "9" * 3000 + "}.tar", "too many tar files"),
+        ("{x{0..99999}{0..99999},y}.tar", "braces within braces"),
+        ("{a,b}" * 40 + ".tar", "no such tar file"),
         ("shards-{000..001.tar", r"expected braces as in shards-\{000\.\.099\}\.tar"),
     ],
 )

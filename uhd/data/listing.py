@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from braceexpand import braceexpand
+from braceexpand import UnbalancedBracesError, braceexpand
 
 from uhd.config import DataConfig
 from uhd.data import tar_shards
@@ -17,6 +18,11 @@ from uhd.data.limits import read_list_lines
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 DEFAULT_CACHE_DIR = "runs/cache"
+MAX_TARS = 1_000_000
+"""The most tar files that a name with braces may stand for."""
+
+_END_OF_RANGE = re.compile(r"0*(\d+)(?=\.\.)|(?<=\.\.)-?0*(\d+)")
+_NESTED = re.compile(r"\{[^}]*\{")
 
 ListTars = Callable[[Sequence[str]], list[str]]
 """From tar files to the names of the pictures in them."""
@@ -146,12 +152,21 @@ def _existing(text: str, bases: Sequence[str], problem: str) -> str:
 
 
 def _expand_tars(pattern: str, bases: Sequence[str], place: str) -> list[str]:
-    """Absolute paths of tar files that a name with braces stands for."""
+    """Absolute paths of tar files that a name with braces stands for, up to the first that is none."""
+    # The library holds each range, and whatever stands in braces within braces, as a whole in memory.
+    if sum(10 ** len("".join(digits)) for digits in _END_OF_RANGE.findall(pattern)) > 2 * MAX_TARS:
+        raise ValueError(f"{place}: a range of too many tar files; expected braces as in shards-{{000..099}}.tar")
+    if _NESTED.search(pattern):
+        raise ValueError(f"{place}: braces within braces; expected them as in shards-{{000..099}}.tar")
+    found: list[str] = []
     try:
-        names = list(braceexpand(pattern))
-    except ValueError as error:
+        for name in braceexpand(pattern):
+            if len(found) == MAX_TARS:
+                raise ValueError(f"{place}: stands for more than {MAX_TARS:,} tar files")
+            found.append(_existing(name, bases, f"{place}: no such tar file"))
+    except UnbalancedBracesError as error:
         raise ValueError(f"{place}: {error}; expected braces as in shards-{{000..099}}.tar") from None
-    return [_existing(name, bases, f"{place}: no such tar file") for name in names]
+    return found
 
 
 def _pictures_in(tars: Sequence[str], list_tars: ListTars | None, place: str) -> list[str]:
