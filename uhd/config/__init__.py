@@ -17,6 +17,7 @@ from uhd.config.distill import DistillConfig
 from uhd.config.export import DynamicAxes, ExportConfig
 from uhd.config.inputs import InputConfig, LabelsConfig
 from uhd.config.model import MODEL_CONFIGS, AnchorModelConfig, ModelConfig
+from uhd.config.nanodet import NanoDetConfig
 from uhd.config.options import Head, Scope, Section, field_scope, flag_of, plain, section_from_dict
 from uhd.config.run import (
     AssignConfig,
@@ -52,6 +53,7 @@ __all__ = [
     "LabelsConfig",
     "LossConfig",
     "ModelConfig",
+    "NanoDetConfig",
     "OptimConfig",
     "ResizeMode",
     "RunConfig",

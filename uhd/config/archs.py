@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from uhd.config.model import MAX_WIDTH, MODEL_CONFIGS, AnchorModelConfig, ModelConfig
+from uhd.config.nanodet import NanoDetConfig
 from uhd.config.options import Head, flag_of, option
 from uhd.config.values import parse_counts
 
@@ -272,4 +273,9 @@ class UltraTinyODConfig(AnchorModelConfig):
         return found
 
 
-MODEL_CONFIGS |= {"cnn": CNNConfig, "transformer": TransformerConfig, "ultratinyod": UltraTinyODConfig}
+MODEL_CONFIGS |= {
+    "cnn": CNNConfig,
+    "nanodet": NanoDetConfig,
+    "transformer": TransformerConfig,
+    "ultratinyod": UltraTinyODConfig,
+}

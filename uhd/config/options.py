@@ -17,8 +17,9 @@ weights: fixes the network; always the checkpoint's. training: the checkpoint's 
 """
 
 
-Head = Literal["anchor", "center", "query"]
-"""What a network's raw maps are: anchors on a grid, a heat map of centres, queries."""
+Head = Literal["anchor", "center", "query", "gfl"]
+"""What a network's raw maps are: anchors on a grid, a heat map of centres, queries, distances of the sides on several
+grids (generalized focal loss)."""
 
 
 @dataclass(frozen=True)

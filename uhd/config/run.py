@@ -143,14 +143,19 @@ class LossConfig(Section):
     )
     loss_weight_box: float = option(5.0, "Weight of the box term.", heads=("anchor",))
     loss_weight_obj: float = option(1.0, "Weight of the objectness term.", heads=("anchor",))
-    loss_weight_cls: float = option(1.0, "Weight of the class term.", heads=("anchor", "query"))
+    loss_weight_cls: float = option(1.0, "Weight of the class term.", heads=("anchor", "query", "gfl"))
     loss_weight_quality: float = option(1.0, "Weight of the quality term.", heads=("anchor",))
 
     loss_weight_hm: float = option(1.0, "Weight of the heat map's term (CenterNet head).", heads=("center",))
     loss_weight_off: float = option(1.0, "Weight of the centres' offsets (CenterNet head).", heads=("center",))
     loss_weight_wh: float = option(0.1, "Weight of the boxes' sizes (CenterNet head).", heads=("center",))
     loss_weight_l1: float = option(5.0, "Weight of the boxes' coordinates (transformer).", heads=("query",))
-    loss_weight_iou: float = option(2.0, "Weight of the boxes' GIoU (transformer).", heads=("query",))
+    loss_weight_iou: float = option(
+        2.0, "Weight of the boxes' GIoU (transformer, nanodet).", heads=("query", "gfl")
+    )
+    loss_weight_dfl: float = option(
+        0.25, "Weight of the distributions of the sides' distances (nanodet).", heads=("gfl",)
+    )
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -243,7 +248,9 @@ class DecodeConfig(Section):
         "sample pictures show what scores as at the best F1 or higher.",
     )
     topk: int = option(50, "Detections kept a picture; mAP always looks at 100.")
-    nms_iou: float = option(0.5, "Overlap (IoU) above which the lower-scored box of a class goes.", heads=("anchor",))
+    nms_iou: float = option(
+        0.5, "Overlap (IoU) above which the lower-scored box of a class goes.", heads=("anchor", "gfl")
+    )
     pre_nms_topk: int = option(512, "Best candidates that enter the suppression.")
 
     def __post_init__(self) -> None:

@@ -73,6 +73,11 @@ def parse_counts(text: str) -> tuple[int, ...] | None:
     return tuple(map(int, parts)) or None
 
 
+def parse_strides(text: str) -> tuple[int, ...]:
+    """`8,16,32` to whole numbers; which of them go together is the section's to check."""
+    return parse_counts(text) or ()
+
+
 def parse_resize_mode(text: str) -> str:
     """A resize mode under its own name."""
     return RESIZE_MODE_ALIASES.get(text, text)

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from uhd.config import ModelConfig
-from uhd.models.base import Detector, Preds, SplitDetector, count_macs, count_parameters, fold_batchnorm
+from uhd.models.base import Auxiliary, Detector, Preds, SplitDetector, count_macs, count_parameters, fold_batchnorm
 from uhd.models.cnn import build_cnn
+from uhd.models.nanodet import NanoDet
 from uhd.models.transformer import Transformer
 from uhd.models.ultratinyod import UltraTinyOD
 
 ARCHS: dict[str, Callable[[Any], Detector]] = {
     "cnn": build_cnn,
+    "nanodet": NanoDet,
     "transformer": Transformer,
     "ultratinyod": UltraTinyOD,
 }
@@ -20,6 +22,7 @@ ARCHS: dict[str, Callable[[Any], Detector]] = {
 
 __all__ = [
     "ARCHS",
+    "Auxiliary",
     "Detector",
     "Preds",
     "SplitDetector",

@@ -57,6 +57,24 @@ class Detector(nn.Module, ABC):
         """Plain values that a user of an exported file may want to know."""
         return {"stride": self.stride}
 
+    def auxiliary(self) -> Auxiliary | None:
+        """A fresh module that helps this network learn and is no part of it; None for networks that learn alone."""
+        return None
+
+
+class Auxiliary(nn.Module, ABC):
+    """What only training has of a network: it turns what `forward` gives in training mode into further raw maps.
+
+    It belongs to the criterion's state: learned, saved and resumed with it, and never counted, averaged or exported.
+    """
+
+    @abstractmethod
+    def forward(self, preds: Preds) -> Preds:
+        """What the network gave in training mode to what the criterion takes besides."""
+
+    def set_progress(self, epoch: int) -> None:
+        """Called before each epoch with the number of those that are finished."""
+
 
 @runtime_checkable
 class Counted(Protocol):

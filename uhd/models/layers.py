@@ -13,20 +13,25 @@ BN_MOMENTUM = 0.03
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "swish": lambda: nn.SiLU(),
+    "relu6": lambda: nn.ReLU6(inplace=True),
+    "leakyrelu": lambda: nn.LeakyReLU(0.1, inplace=True),
+    "hardswish": lambda: nn.Hardswish(),
 }
 
 
 @dataclass(frozen=True)
 class Style:
-    """What all convolutions of a net share: the activation's name and whether batch norm follows."""
+    """What all convolutions of a net share: the activation's name, whether batch norm follows, and its constants."""
 
     activation: str
     batchnorm: bool
+    eps: float = BN_EPS
+    momentum: float = BN_MOMENTUM
 
 
 def norm(channels: int, style: Style) -> list[nn.Module]:
     """The batch norm after a convolution, or nothing."""
-    return [nn.BatchNorm2d(channels, eps=BN_EPS, momentum=BN_MOMENTUM)] if style.batchnorm else []
+    return [nn.BatchNorm2d(channels, eps=style.eps, momentum=style.momentum)] if style.batchnorm else []
 
 
 class ConvBNAct(nn.Sequential):
@@ -53,11 +58,13 @@ class ConvBNAct(nn.Sequential):
 
 
 class DWSep(nn.Sequential):
-    """Depthwise 3x3 and pointwise 1x1, each with BN and activation."""
+    """Depthwise 3x3, or of another kernel, and pointwise 1x1, each with BN and activation."""
 
-    def __init__(self, in_channels: int, out_channels: int, style: Style, *, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, style: Style, *, kernel: int = 3, stride: int = 1
+    ) -> None:
         super().__init__(
-            ConvBNAct(in_channels, in_channels, 3, style, stride=stride, groups=in_channels),
+            ConvBNAct(in_channels, in_channels, kernel, style, stride=stride, groups=in_channels),
             ConvBNAct(in_channels, out_channels, 1, style),
         )
 

@@ -1,0 +1,151 @@
+"""MobileNeXt (arXiv:2007.02269) with refined kernels: the backbone of NanoDet.
+
+Its blocks are inverted: depthwise convolutions at the wide ends, the narrow 1x1 in the middle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uhd.models.layers import ACTIVATIONS, ConvBNAct, Style
+
+STYLE = Style("relu6", True, eps=1e-5, momentum=0.1)
+STEM = 32
+
+
+class Row(NamedTuple):
+    """Blocks alike: reduction of the narrow part, channels, number, stride of the first one."""
+
+    reduction: int
+    channels: int
+    count: int
+    stride: int
+
+
+_SHARED = (Row(2, 96, 1, 2), Row(6, 144, 1, 1), Row(6, 192, 3, 2), Row(6, 288, 3, 2))
+_MEDIUM = (*_SHARED, Row(6, 384, 4, 1), Row(6, 576, 4, 2))
+
+
+def rows_of(size: str, depth: int) -> tuple[Row, ...]:
+    """The blocks behind the stem of a size (s, m or l); depth is the number of blocks in the last row of l."""
+    return {
+        "s": (*_SHARED, Row(6, 384, 4, 2)),
+        "m": _MEDIUM,
+        "l": (*_MEDIUM, Row(6, 960, depth, 1)),
+    }[size]
+
+
+def nearest_multiple(value: float, divisor: int) -> int:
+    """The multiple next to a value, at least one divisor, and never a tenth below the value."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * value else rounded + divisor
+
+
+class RefinedDepthwise(nn.Module):
+    """A depthwise 3x3 whose output is gated, place by place, by the sums of its own kernels.
+
+    Y = sigmoid(BN(sum over c of s_c X_c)) * depthwise(X), s_c the sum of the kernel of channel c. The gate depends on
+    the picture, so it cannot be folded into the kernels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels, bias=False)
+        self.norm = nn.BatchNorm2d(1, eps=STYLE.eps, momentum=STYLE.momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,F,h,w] to the same shape."""
+        sums = self.conv.weight.sum(dim=(2, 3), keepdim=True).transpose(0, 1)
+        gate = self.norm(F.conv2d(x, sums)).sigmoid()
+        return gate * self.conv(x)
+
+    def extra_macs(self, x: Tensor) -> int:
+        """Multiply-adds of the gate's 1x1."""
+        return x[0].numel()
+
+
+class Sandglass(nn.Module):
+    """One block; what it consists of follows from what it changes.
+
+    Where the channels change without a stride inside a row of several, there is no depthwise convolution at all;
+    with a stride only the last one; the block of reduction 2 has two plain ones; all others have a refined first one.
+    """
+
+    def __init__(self, in_channels: int, row: Row, stride: int) -> None:
+        super().__init__()
+        out, changes = row.channels, in_channels != row.channels
+        hidden = in_channels // row.reduction
+        if hidden < out / 6:
+            hidden = nearest_multiple(math.ceil(out / 6), 16)
+        first: list[nn.Module] = []
+        last: list[nn.Module] = [
+            ConvBNAct(out, out, 3, STYLE, stride=stride, groups=out, act=False),
+        ]
+        if row.reduction == 2:
+            first = [ConvBNAct(in_channels, in_channels, 3, STYLE, groups=in_channels)]
+        elif changes and stride == 1 and row.count > 1:
+            last = []
+        elif not (changes and stride == 2):
+            norm = nn.BatchNorm2d(in_channels, eps=STYLE.eps, momentum=STYLE.momentum)
+            first = [RefinedDepthwise(in_channels), norm, ACTIVATIONS[STYLE.activation]()]
+        self.body = nn.Sequential(
+            *first,
+            ConvBNAct(in_channels, hidden, 1, STYLE, act=False),
+            ConvBNAct(hidden, out, 1, STYLE),
+            *last,
+        )
+        self.adds = stride == 1 and not changes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,in,h,w] to [B,out,h/stride,w/stride]."""
+        return x + self.body(x) if self.adds else self.body(x)
+
+
+class MobileNeXt(nn.Module):
+    """[B,3,H,W] to the last map of each asked stride, finest first; nothing is built behind the coarsest one.
+
+    rows: see `rows_of`. width: what all channels are multiplied by, rounded to multiples of 8. widths: channels of the
+    maps.
+    """
+
+    def __init__(self, rows: Sequence[Row], width: float, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.stem = ConvBNAct(3, nearest_multiple(STEM * width, 8), 3, STYLE, stride=2)
+        stages: dict[int, list[nn.Module]] = {}
+        widths: dict[int, int] = {}
+        stride, channels = 2, nearest_multiple(STEM * width, 8)
+        for row in rows:
+            if stride * row.stride > strides[-1]:
+                break
+            stride *= row.stride
+            scaled = row._replace(channels=nearest_multiple(row.channels * width, 8))
+            for index in range(row.count):
+                block = Sandglass(channels, scaled, 1 if index else row.stride)
+                stages.setdefault(stride, []).append(block)
+                channels = widths[stride] = scaled.channels
+        self.stages = nn.ModuleList(nn.Sequential(*blocks) for blocks in stages.values())
+        self.is_output = [stride in strides for stride in stages]
+        self.widths = [widths[stride] for stride in strides]
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Kernels of variance 2 / fan-out, where the fan-out of a depthwise kernel is that of its own channel."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The maps."""
+        x = self.stem(images)
+        maps = []
+        for stage, is_output in zip(self.stages, self.is_output, strict=True):
+            x = stage(x)
+            if is_output:
+                maps.append(x)
+        return maps
