@@ -18,9 +18,9 @@ Centres (CenterNet, arXiv:1904.07850): a heat map of logits [B,C,h,w], offsets [
 Queries (DETR, arXiv:2005.12872): class logits [B,Q,C+1], the background last, and box logits [B,Q,4], whose sigmoids
 are cx cy w h.
 
-Levels (Generalized Focal Loss, arXiv:2006.04388): for each of several grids, finest first, a map [B,C+4*BINS,h,w], class
-logits and then, side by side in the order left, top, right, bottom, a distribution over the distances 0 to BINS-1, in
-cells. Places are numbered grid by grid, each row by row; the point of a place is the middle of its cell.
+Levels (Generalized Focal Loss, arXiv:2006.04388): for each of several grids, finest first, a map [B,C+4*BINS,h,w]:
+class logits and then, side by side in the order left, top, right, bottom, a distribution over the distances 0 to
+BINS-1, in cells. Places are numbered grid by grid, each row by row; the point of a place is the middle of its cell.
 
     distance = sum over k of k * softmax(logits)_k
     x1 = (column + 0.5 - left) / w         x2 = (column + 0.5 + right) / w
@@ -204,13 +204,15 @@ class Places(NamedTuple):
 
 
 def level_names(strides: Sequence[int], prefix: str = "") -> tuple[str, ...]:
-    """The maps of levels of these strides in `preds`; those of the network itself have these names in exported files."""
+    """Names of the maps of levels of these strides, finest first, in `preds` and in exported files."""
     return tuple(f"{prefix}level{stride}" for stride in strides)
 
 
 def levels_in(preds: dict[str, Tensor], prefix: str = "") -> list[Tensor]:
     """The maps of all levels whose names have the prefix, finest first, in float32; empty where there are none."""
-    return [value.float() for name, value in preds.items() if name.startswith(f"{prefix}level")]
+    start = f"{prefix}level"
+    strides = sorted(int(name.removeprefix(start)) for name in preds if name.startswith(start))
+    return [preds[name].float() for name in level_names(strides, prefix)]
 
 
 def split_levels(maps: Sequence[Tensor], num_classes: int) -> Places:
@@ -226,7 +228,7 @@ def split_levels(maps: Sequence[Tensor], num_classes: int) -> Places:
 
 
 def decode_distances(logits: Tensor, points: Tensor, cells: Tensor) -> Tensor:
-    """Logits [...,4,BINS] of the sides of places at points [...,2] with cells [...,2] to boxes [...,4] xyxy, not clipped."""
+    """Boxes [...,4] xyxy, not clipped, of sides [...,4,BINS] of places at points [...,2] with cells [...,2]."""
     bins = torch.arange(BINS, dtype=logits.dtype, device=logits.device)
     distances = (logits.softmax(dim=logits.dim() - 1) * bins).sum(dim=logits.dim() - 1)
     low, high = points - distances[..., :2] * cells, points + distances[..., 2:] * cells

@@ -118,6 +118,7 @@ def train_one_epoch(
     device = state.device
     means, guard = TermMeans(), FiniteGuard(state)
     loader.set_epoch(state.epoch)
+    task.set_progress(state.epoch)
     batches, pictures, lr, start = len(loader), 0, 0.0, time.perf_counter()
     step: list[Learned] = []
     bar = progress_bar(loader, progress.title, batches)

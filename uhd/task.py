@@ -12,7 +12,7 @@ from uhd import dist
 from uhd.config import Config
 from uhd.dist import Total, own
 from uhd.losses import SeparableCriterion, build_criterion
-from uhd.models import Detector, Preds, SplitDetector
+from uhd.models import Auxiliary, Detector, Preds, SplitDetector
 from uhd.types import Targets
 
 Terms = dict[str, Tensor]
@@ -30,6 +30,7 @@ def sum_terms(terms: Terms) -> Tensor:
 class DetectionTask(nn.Module):
     """A student and its criterion; the training step knows nothing else.
 
+    What helps the student learn and is no part of it (`Auxiliary`) belongs to the criterion's state.
     use_amp: the network is run in mixed precision while it learns, float16 on CUDA and bfloat16 on the CPU.
     """
 
@@ -41,7 +42,26 @@ class DetectionTask(nn.Module):
 
     def forward(self, images: Tensor, targets: Targets) -> Terms:
         """[B,3,H,W] in 0..1 to weighted scalar terms; the loss is their sum."""
-        return self.terms(self.student(images), targets)
+        return self.terms(self._preds(images), targets)
+
+    def set_progress(self, epoch: int) -> None:
+        """Called before each epoch with the number of those that are finished."""
+        if self.auxiliary is not None:
+            self.auxiliary.set_progress(epoch)
+
+    @property
+    def auxiliary(self) -> Auxiliary | None:
+        """What helps the student learn; None for most."""
+        found = getattr(self.criterion, "auxiliary", None)
+        assert found is None or isinstance(found, Auxiliary)
+        return found
+
+    def _preds(self, images: Tensor) -> Preds:
+        """The student's raw maps, in training with those that help it."""
+        preds: Preds = self.student(images)
+        if self.training and self.auxiliary is not None:
+            preds = preds | self.auxiliary(preds)
+        return preds
 
     def terms(self, preds: Preds, targets: Targets, total: Total = own) -> Terms:
         """The weighted terms of raw maps that were computed elsewhere (validation with the averaged weights).
@@ -65,7 +85,7 @@ class DetectionTask(nn.Module):
             assert isinstance(self.criterion, SeparableCriterion)
             return self._learn_in_parts(self.student, self.criterion, (images, targets), backward, extra)
         with self.autocast(images):
-            preds = self.student(images)
+            preds = self._preds(images)
             terms = self.terms(preds, targets, dist.total) | (extra(preds, slice(None)) if extra else {})
         backward(sum_terms(terms))
         return {name: value.detach() for name, value in terms.items()}
@@ -115,4 +135,7 @@ class DetectionTask(nn.Module):
 def build_task(cfg: Config, student: Detector) -> DetectionTask:
     """The task of a resolved config."""
     criterion = build_criterion(cfg.model, cfg.loss, cfg.assign)
+    auxiliary = student.auxiliary()
+    if auxiliary is not None:
+        criterion.add_module("auxiliary", auxiliary)
     return DetectionTask(student, criterion, use_amp=cfg.optim.use_amp)

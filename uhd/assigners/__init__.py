@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uhd.assigners.base import Assigner, Predictions, PriorGrid, Truths
 from uhd.assigners.best_anchor import BestAnchorAssigner
+from uhd.assigners.dynamic_soft_label import DynamicSoftLabelAssigner
 from uhd.assigners.simota import SimOTAAssigner
 from uhd.assigners.task_aligned import TaskAlignedAssigner
 from uhd.config import AssignConfig
@@ -11,6 +12,7 @@ from uhd.config import AssignConfig
 __all__ = [
     "Assigner",
     "BestAnchorAssigner",
+    "DynamicSoftLabelAssigner",
     "Predictions",
     "PriorGrid",
     "SimOTAAssigner",

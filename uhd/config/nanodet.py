@@ -52,7 +52,9 @@ class NanoDetConfig(ModelConfig):
     nanodet_aux_width: int = option(
         96, "Channels of the head that only training has; in multiples of 32.", scope="training"
     )
-    nanodet_aux_depth: int = option(2, "Convolutions in each of its two branches before the last one.", scope="training")
+    nanodet_aux_depth: int = option(
+        2, "Convolutions in each of its two branches before the last one.", scope="training"
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.nanodet_width <= 4:
@@ -84,7 +86,7 @@ class NanoDetConfig(ModelConfig):
         return self.nanodet_neck_channels or (160 if self.nanodet_size == "l" else 96)
 
     @property
-    def neck_activation(self) -> str:
+    def neck_activation(self) -> Literal["leakyrelu", "hardswish"]:
         """Activation function of the neck and the heads, asked for or the size's own."""
         return self.nanodet_act or ("hardswish" if self.nanodet_size == "l" else "leakyrelu")
 

@@ -150,9 +150,7 @@ class LossConfig(Section):
     loss_weight_off: float = option(1.0, "Weight of the centres' offsets (CenterNet head).", heads=("center",))
     loss_weight_wh: float = option(0.1, "Weight of the boxes' sizes (CenterNet head).", heads=("center",))
     loss_weight_l1: float = option(5.0, "Weight of the boxes' coordinates (transformer).", heads=("query",))
-    loss_weight_iou: float = option(
-        2.0, "Weight of the boxes' GIoU (transformer, nanodet).", heads=("query", "gfl")
-    )
+    loss_weight_iou: float = option(2.0, "Weight of the boxes' GIoU (transformer, nanodet).", heads=("query", "gfl"))
     loss_weight_dfl: float = option(
         0.25, "Weight of the distributions of the sides' distances (nanodet).", heads=("gfl",)
     )

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from torch import nn
 
-from uhd.assigners import build_assigner
+from uhd.assigners import DynamicSoftLabelAssigner, build_assigner
 from uhd.codec import AnchorLayout
 from uhd.config import AnchorModelConfig, AssignConfig, Head, LossConfig, ModelConfig
 from uhd.losses.anchor import AnchorCriterion, AnchorScoring
 from uhd.losses.base import SeparableCriterion
 from uhd.losses.center import CenterCriterion
+from uhd.losses.gfl import GFLCriterion
 from uhd.losses.query import QueryCriterion
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "AnchorCriterion",
     "AnchorScoring",
     "CenterCriterion",
+    "GFLCriterion",
     "QueryCriterion",
     "SeparableCriterion",
     "build_criterion",
@@ -40,10 +42,15 @@ def _query(model: ModelConfig, loss: LossConfig, _: AssignConfig) -> nn.Module:
     return QueryCriterion(loss, model.num_classes)
 
 
+def _gfl(model: ModelConfig, loss: LossConfig, _: AssignConfig) -> nn.Module:
+    return GFLCriterion(loss, DynamicSoftLabelAssigner(), model.num_classes)
+
+
 CRITERIA: dict[Head, Callable[[ModelConfig, LossConfig, AssignConfig], nn.Module]] = {
     "anchor": _anchor,
     "center": _center,
     "query": _query,
+    "gfl": _gfl,
 }
 
 

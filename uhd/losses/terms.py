@@ -10,6 +10,7 @@ VFL_ALPHA = 0.75
 VFL_GAMMA = 2.0
 FOCAL_ALPHA = 2.0
 FOCAL_BETA = 4.0
+QFL_BETA = 2.0
 
 
 def varifocal_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -31,3 +32,24 @@ def penalty_reduced_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
     at_centre = (1 - p).pow(FOCAL_ALPHA) * F.logsigmoid(logits)
     elsewhere = (1 - targets).pow(FOCAL_BETA) * p.pow(FOCAL_ALPHA) * F.logsigmoid(-logits)
     return -torch.where(targets == 1, at_centre, elsewhere)
+
+
+def quality_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Quality focal loss (arXiv:2006.04388), elementwise: logits and targets (IoU of positives, else 0) of one shape.
+
+    |target - p|^beta * BCE(p, target), differentiated as a whole.
+    """
+    distance = (targets - logits.sigmoid()).abs()
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none") * distance.pow(QFL_BETA)
+
+
+def distribution_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Distribution focal loss (arXiv:2006.04388): logits [...,K] and targets [...] in 0 to below K-1, to [...].
+
+    Cross entropy of the two whole numbers beside a target, each by how near it is.
+    """
+    below = targets.long()
+    share = targets - below
+    log_p = logits.log_softmax(dim=-1)
+    lower, upper = (log_p.gather(-1, index.unsqueeze(-1)).squeeze(-1) for index in (below, below + 1))
+    return -(1 - share) * lower - share * upper

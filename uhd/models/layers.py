@@ -60,9 +60,7 @@ class ConvBNAct(nn.Sequential):
 class DWSep(nn.Sequential):
     """Depthwise 3x3, or of another kernel, and pointwise 1x1, each with BN and activation."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, style: Style, *, kernel: int = 3, stride: int = 1
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, style: Style, *, kernel: int = 3, stride: int = 1) -> None:
         super().__init__(
             ConvBNAct(in_channels, in_channels, kernel, style, stride=stride, groups=in_channels),
             ConvBNAct(in_channels, out_channels, 1, style),

@@ -19,11 +19,11 @@ STEM = 32
 
 
 class Row(NamedTuple):
-    """Blocks alike: reduction of the narrow part, channels, number, stride of the first one."""
+    """Blocks alike: reduction of the narrow part, channels, number of blocks, stride of the first one."""
 
     reduction: int
     channels: int
-    count: int
+    blocks: int
     stride: int
 
 
@@ -88,7 +88,7 @@ class Sandglass(nn.Module):
         ]
         if row.reduction == 2:
             first = [ConvBNAct(in_channels, in_channels, 3, STYLE, groups=in_channels)]
-        elif changes and stride == 1 and row.count > 1:
+        elif changes and stride == 1 and row.blocks > 1:
             last = []
         elif not (changes and stride == 2):
             norm = nn.BatchNorm2d(in_channels, eps=STYLE.eps, momentum=STYLE.momentum)
@@ -124,7 +124,7 @@ class MobileNeXt(nn.Module):
                 break
             stride *= row.stride
             scaled = row._replace(channels=nearest_multiple(row.channels * width, 8))
-            for index in range(row.count):
+            for index in range(row.blocks):
                 block = Sandglass(channels, scaled, 1 if index else row.stride)
                 stages.setdefault(stride, []).append(block)
                 channels = widths[stride] = scaled.channels

@@ -42,9 +42,7 @@ class NanoDet(Detector):
         form = NeckForm(channels, kernel, style, cfg.ghost_block_type)
         self.neck = GhostPAN(self.backbone.widths, form, extra=len(strides) < len(cfg.nanodet_strides))
         head = HEADS[cfg.nanodet_size]
-        self.heads = torch.nn.ModuleList(
-            head(channels, cfg.num_classes, kernel, style) for _ in cfg.nanodet_strides
-        )
+        self.heads = torch.nn.ModuleList(head(channels, cfg.num_classes, kernel, style) for _ in cfg.nanodet_strides)
 
     def forward(self, images: Tensor) -> Preds:
         """[B,3,H,W] to the raw maps and "features", the neck's finest map [B,F,h,w].
