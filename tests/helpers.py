@@ -112,6 +112,12 @@ def padded_targets(images):
 
 SMALLEST = {
     "cnn": {"cnn_width": 4},
+    "nanodet": {
+        "nanodet_width": 0.25,
+        "nanodet_neck_channels": 8,
+        "nanodet_aux_width": 32,
+        "nanodet_aux_depth": 1,
+    },
     "transformer": {"d_model": 8, "heads": 2, "layers": 1, "dim_feedforward": 8, "num_queries": 5},
     "ultratinyod": {"cnn_width": 4, "anchors": ANCHORS, "num_anchors": 3},
 }

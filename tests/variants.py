@@ -127,6 +127,19 @@ TRANSFORMERS = {
     "ema": {"optim": {"use_ema": True}},
 }
 
+NANODETS = {
+    "plain": {},
+    "medium, hardswish": {"model": {"nanodet_size": "m", "nanodet_act": "hardswish"}},
+    "large": {"model": {"nanodet_size": "l"}},
+    "large, deep": {"model": {"nanodet_size": "l", "nanodet_depth": 3, "num_classes": 2}},
+    "ghost residual": {"model": {"ghost_block_type": "normal", "nanodet_kernel": 3}},
+    "three classes": {"model": {"num_classes": 3}},
+    "five grids": {"model": {"nanodet_strides": (4, 8, 16, 32, 64)}},
+    "two grids, not square": {"img_size": (96, 64), "model": {"nanodet_strides": (8, 16)}},
+    "aux": {"model": {"nanodet_aux_depth": 2}},
+    "ema": {"optim": {"use_ema": True}},
+}
+
 VARIANTS = {
     **ULTRATINYOD,
     **{f"cnn, {name}": {"arch": "cnn", **row} for name, row in CENTERS.items()},
@@ -135,6 +148,7 @@ VARIANTS = {
         for name, row in ANCHOR_HEADS.items()
     },
     **{f"cnn, {name}": {"arch": "cnn", **row} for name, row in BACKBONES.items()},
+    **{f"nanodet, {name}": {"arch": "nanodet", **row} for name, row in NANODETS.items()},
     **{
         f"transformer, {name}": {"arch": "transformer", "img_size": (32, 32), **row}
         for name, row in TRANSFORMERS.items()

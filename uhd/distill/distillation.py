@@ -19,6 +19,8 @@ Terms = dict[str, Tensor]
 _log = logging.getLogger("uhd")
 
 _SAME_ANCHOR = 1e-3
+_PLACES = ("num_queries", "nanodet_strides")
+"""Settings of heads without anchors that say what their candidates stand for."""
 NETWORK_ENTRIES = ("anchors", "wh_scale")
 """Entries of `Preds` that belong to the network and not to a picture."""
 
@@ -152,14 +154,16 @@ class Distillation(nn.Module):
         if not self.by_place or self.plan is None:
             return False
         mine = view_of(preds, self.student)
-        return mine.cells is None or covers(view_of(teacher, self.plan.cfg), mine.cells[1:])
+        if mine.cells is None:
+            return _same_grids(preds, teacher)
+        return covers(view_of(teacher, self.plan.cfg), mine.cells[1:])
 
     def _views(self, preds: Preds, teacher: Preds) -> tuple[View, View, bool]:
         """Both views, their candidates one by one of the same place (then True) or of the same box."""
         assert self.plan is not None
         mine = view_of(preds, self.student)
         theirs = with_classes(view_of(teacher, self.plan.cfg), self.plan.classes)
-        if self.by_place and mine.cells is None:
+        if self.by_place and mine.cells is None and _same_grids(preds, teacher):
             return mine, theirs, True
         if self.by_place and mine.cells is not None and covers(theirs, mine.cells[1:]):
             return mine, resample(theirs, mine.cells[1:]), True
@@ -212,7 +216,13 @@ def same_places(student: ModelConfig, teacher: ModelConfig) -> bool:
         assert isinstance(teacher, AnchorModelConfig)
         own, other = (_anchors(section) for section in (student, teacher))
         return own.shape == other.shape and bool((own - other).abs().max() < _SAME_ANCHOR)
-    return getattr(student, "num_queries", None) == getattr(teacher, "num_queries", None)
+    return all(getattr(student, name, None) == getattr(teacher, name, None) for name in _PLACES)
+
+
+def _same_grids(student: Preds, teacher: Preds) -> bool:
+    """Whether the raw maps of two networks of one head are on grids of the same sizes."""
+    names = [name for name, value in teacher.items() if value.dim() == 4 and name != "features"]
+    return all(student[name].shape[2:] == teacher[name].shape[2:] for name in names)
 
 
 def _anchors(cfg: AnchorModelConfig) -> Tensor:

@@ -21,7 +21,8 @@ class View:
     boxes [B,N,4] xyxy; scores [B,N,C] in 0..1; ranking [B,N,C], the scores by which decoding ranks: of a heat map those
     of its peaks, the others 0; cls logits [B,N,C], or with the background
     [B,N,C+1] where is_softmax; obj and quality logits [B,N], where the head has them. cells (per_cell, h, w): the
-    candidates are those of each cell of a grid, numbered (candidate of the cell, row, column); None for queries.
+    candidates are those of each cell of a grid, numbered (candidate of the cell, row, column);
+    None for queries, and for the places of several grids.
     """
 
     boxes: Tensor
@@ -88,10 +89,18 @@ def _query_view(preds: Preds, _: ModelConfig) -> View:
     return View(codec.decode_query_boxes(boxes), scores, scores, logits, None, None, True, None)
 
 
+def _gfl_view(preds: Preds, cfg: ModelConfig) -> View:
+    places = codec.split_levels(codec.levels_in(preds), cfg.num_classes)
+    scores = places.cls.sigmoid()
+    boxes = codec.decode_distances(places.sides, places.points, places.cells)
+    return View(boxes, scores, scores, places.cls, None, None, False, None)
+
+
 _VIEWS: dict[Head, Callable[[Preds, ModelConfig], View]] = {
     "anchor": _anchor_view,
     "center": _center_view,
     "query": _query_view,
+    "gfl": _gfl_view,
 }
 
 

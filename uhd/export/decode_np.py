@@ -121,8 +121,7 @@ class QueryDecoder:
     def __call__(self, maps: Sequence[Floats], conf_thresh: float, limit: int) -> list[Candidates]:
         """See `MapDecoder`."""
         logits, box_logits = maps
-        shares = np.exp(logits - logits.max(axis=2, keepdims=True))
-        scores = (shares / shares.sum(axis=2, keepdims=True))[:, :, :-1]
+        scores = _softmax(logits)[:, :, :-1]
 
         def boxes_of(image: int, queries: NDArray[np.int64]) -> Floats:
             box = _sigmoid(box_logits[image, queries])
@@ -130,6 +129,37 @@ class QueryDecoder:
             return np.concatenate([box[:, :2] - half, box[:, :2] + half], axis=1)
 
         return _best_of_each(scores, boxes_of, conf_thresh, limit)
+
+
+@dataclass(frozen=True)
+class LevelDecoder:
+    """Maps [B,C+4*K,h,w] of several grids, finest first: class logits, and distributions over K distances of each side.
+
+    See `uhd.codec` for the layout and the formulas.
+    """
+
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.num_classes, int) or self.num_classes < 1:
+            raise ValueError(f"num_classes {self.num_classes!r}; expected a whole number >= 1")
+
+    def __call__(self, maps: Sequence[Floats], conf_thresh: float, limit: int) -> list[Candidates]:
+        """See `MapDecoder`."""
+        rows = np.concatenate([each.reshape(*each.shape[:2], -1) for each in maps], axis=2).transpose(0, 2, 1)
+        across = [np.array(each.shape[:1:-1], dtype=np.float32) for each in maps]
+        corners = [_corners(np.arange(each.shape[2] * each.shape[3]), each.shape[3]) for each in maps]
+        points = np.concatenate([(cell + np.float32(0.5)) / size for cell, size in zip(corners, across, strict=True)])
+        cells = np.concatenate([np.ones_like(cell) / size for cell, size in zip(corners, across, strict=True)])
+
+        def boxes_of(image: int, places: NDArray[np.int64]) -> Floats:
+            logits = rows[image, places, self.num_classes :].reshape(len(places), 4, -1)
+            shares = _softmax(logits)
+            distances = (shares * np.arange(shares.shape[2], dtype=np.float32)).sum(axis=2)
+            point, cell = points[places], cells[places]
+            return np.concatenate([point - distances[:, :2] * cell, point + distances[:, 2:] * cell], axis=1)
+
+        return _best_of_each(_sigmoid(rows[:, :, : self.num_classes]), boxes_of, conf_thresh, limit)
 
 
 def _best_of_each(
@@ -168,10 +198,18 @@ def _sigmoid(logits: Floats) -> Floats:
     return shares
 
 
+def _softmax(logits: Floats) -> Floats:
+    """Shares [...,n] that add up to 1, in a form that never overflows."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
+
+
 DECODERS: dict[str, Callable[..., MapDecoder]] = {
     "anchor": AnchorDecoder,
     "center": CenterDecoder,
     "query": QueryDecoder,
+    "gfl": LevelDecoder,
 }
 
 

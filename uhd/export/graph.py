@@ -82,9 +82,14 @@ def _map_axes(model: Detector, spec: GraphSpec) -> dict[str, dict[int, str]]:
     """The open axes of each raw map; maps that do not grow with the batch, such as anchors, have none."""
     examples = zip(model.raw_names, _example_maps(model, spec), _example_maps(model, spec, batch=2), strict=True)
     axes = {}
+    grids: list[torch.Size] = []
     for name, one, two in examples:
         if one.shape != two.shape:
-            open_axes = _open_axes(spec, "rows", "columns")
+            if one.shape[2:] not in grids:
+                grids.append(one.shape[2:])
+            # Axes of one title are of one size to the runtime: each grid has titles of its own.
+            number = grids.index(one.shape[2:]) or ""
+            open_axes = _open_axes(spec, f"rows{number}", f"columns{number}")
             axes[name] = {axis: title for axis, title in open_axes.items() if axis == 0 or one.dim() == 4}
     return axes
 

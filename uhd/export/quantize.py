@@ -51,10 +51,11 @@ METHODS["auto"] = tuple(way for ways in list(METHODS.values()) for way in ways)
 
 QUANTIZED = (
     *("Conv", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "AveragePool", "ReduceMean", "GlobalAveragePool", "Relu"),
-    "Resize",
+    *("Resize", "Clip", "LeakyRelu", "HardSwish"),
 )
 QUANTIZED_WITH_ATTENTION = ("Conv", "MatMul", "Gemm")
 """Between linear layers and norms, all of them in float, other operators gain nothing from eight bits."""
+_ACTIVATIONS = ("Sigmoid", "Mul", "Relu", "Clip", "LeakyRelu", "HardSwish")
 _LAYERS = ("Conv", "MatMul", "Gemm")
 """Operators that have weights, where their second input is constant."""
 SWISH_FLOOR = -6.0
@@ -247,7 +248,7 @@ def layers_of(network: ModelProto) -> list[Layer]:
             weights = int(np.prod(shapes[node.input[1]]))
             places = sizes[node.output[0]][2:] if node.op_type == "Conv" else sizes[node.output[0]][:-1]
             grid = int(np.prod([max(dim.dim_value, 1) for dim in places]))
-            activation = [n.name for n in readers.get(node.output[0], ()) if n.op_type in ("Sigmoid", "Mul", "Relu")]
+            activation = [n.name for n in readers.get(node.output[0], ()) if n.op_type in _ACTIVATIONS]
             measured.append((node.name, (node.name, *activation), weights, weights * grid))
     total_weights, total_macs = sum(row[2] for row in measured), sum(row[3] for row in measured)
     return [Layer(name, nodes, w / total_weights, macs / total_macs) for name, nodes, w, macs in measured]

@@ -85,6 +85,15 @@ class Counted(Protocol):
         ...
 
 
+@runtime_checkable
+class Foldable(Protocol):
+    """A module with batch norms that can be folded, but are not directly behind a convolution of a Sequential."""
+
+    def folded(self) -> nn.Module:
+        """What computes the same in evaluation mode, without batch norms."""
+        ...
+
+
 class SplitDetector(Detector):
     """A detector most of which treats each picture alone, so that training can do it a few pictures at a time.
 
@@ -109,6 +118,10 @@ class SplitDetector(Detector):
 def fold_batchnorm(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose batch norms are folded into the convolutions before them."""
     model = copy.deepcopy(model).eval()
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Foldable):
+                setattr(module, name, child.folded())
     for module in model.modules():
         if not isinstance(module, nn.Sequential):
             continue

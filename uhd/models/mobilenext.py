@@ -5,12 +5,14 @@ Its blocks are inverted: depthwise convolutions at the wide ends, the narrow 1x1
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from uhd.models.layers import ACTIVATIONS, ConvBNAct, Style
 
@@ -47,26 +49,62 @@ def nearest_multiple(value: float, divisor: int) -> int:
 
 
 class RefinedDepthwise(nn.Module):
-    """A depthwise 3x3 whose output is gated, place by place, by the sums of its own kernels.
+    """A depthwise 3x3 whose output is gated, place by place, by the sums of its own kernels; batch norm follows.
 
-    Y = sigmoid(BN(sum over c of s_c X_c)) * depthwise(X), s_c the sum of the kernel of channel c. The gate depends on
-    the picture, so it cannot be folded into the kernels.
+    Y = BN(sigmoid(BN(sum over c of s_c X_c)) * depthwise(X)), s_c the sum of the kernel of channel c. The gate depends
+    on the picture, so it cannot be folded into the kernels.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels, bias=False)
-        self.norm = nn.BatchNorm2d(1, eps=STYLE.eps, momentum=STYLE.momentum)
+        self.gate_norm = nn.BatchNorm2d(1, eps=STYLE.eps, momentum=STYLE.momentum)
+        self.norm = nn.BatchNorm2d(channels, eps=STYLE.eps, momentum=STYLE.momentum)
+
+    def _sums(self) -> Tensor:
+        """The sums of the kernels as a 1x1 kernel [1,F,1,1]."""
+        return self.conv.weight.sum(dim=(2, 3), keepdim=True).transpose(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,F,h,w] to the same shape."""
-        sums = self.conv.weight.sum(dim=(2, 3), keepdim=True).transpose(0, 1)
-        gate = self.norm(F.conv2d(x, sums)).sigmoid()
-        return gate * self.conv(x)
+        gate = self.gate_norm(F.conv2d(x, self._sums())).sigmoid()
+        return self.norm(gate * self.conv(x))
+
+    def folded(self) -> FoldedDepthwise:
+        """The same in evaluation mode without batch norms."""
+        channels = self.conv.in_channels
+        gate = nn.Conv2d(channels, 1, 1, bias=False)
+        gate.weight = nn.Parameter(self._sums().detach())
+        scale, shift = _affine(self.norm)
+        conv = copy.deepcopy(self.conv)
+        conv.weight = nn.Parameter(conv.weight.detach() * scale[:, None, None, None])
+        return FoldedDepthwise(fuse_conv_bn_eval(gate.eval(), self.gate_norm.eval()), conv, shift)
 
     def extra_macs(self, x: Tensor) -> int:
         """Multiply-adds of the gate's 1x1."""
         return x[0].numel()
+
+
+class FoldedDepthwise(nn.Module):
+    """A refined depthwise convolution whose batch norms are folded: their shift follows the gate."""
+
+    def __init__(self, gate: nn.Conv2d, conv: nn.Conv2d, shift: Tensor) -> None:
+        super().__init__()
+        self.gate = gate
+        self.conv = conv
+        self.shift = nn.Parameter(shift[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,F,h,w] to the same shape."""
+        return self.gate(x).sigmoid() * self.conv(x) + self.shift
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What a batch norm multiplies each channel by in evaluation mode, and adds to it."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias.detach() - norm.running_mean * scale
 
 
 class Sandglass(nn.Module):
@@ -91,8 +129,7 @@ class Sandglass(nn.Module):
         elif changes and stride == 1 and row.blocks > 1:
             last = []
         elif not (changes and stride == 2):
-            norm = nn.BatchNorm2d(in_channels, eps=STYLE.eps, momentum=STYLE.momentum)
-            first = [RefinedDepthwise(in_channels), norm, ACTIVATIONS[STYLE.activation]()]
+            first = [RefinedDepthwise(in_channels), ACTIVATIONS[STYLE.activation]()]
         self.body = nn.Sequential(
             *first,
             ConvBNAct(in_channels, hidden, 1, STYLE, act=False),
