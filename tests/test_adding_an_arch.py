@@ -188,7 +188,7 @@ def test_help(blob, program, request, capsys):
     assert re.search(
         rf" Blob{remark}: --blob-width BLOB_WIDTH Channels of the second convolution; [^.]+\. Default: 16\.", text
     )
-    assert "--arch {cnn,transformer,ultratinyod,blob}" in text
+    assert "--arch {cnn,nanodet,transformer,ultratinyod,blob}" in text
     assert "blob: an example: two strided convolutions and a heat map of centres." in text
 
 

@@ -6,10 +6,10 @@ import pytest
 from test_cli import parse, value, vars_of
 
 from uhd.cli import flag_fields
-from uhd.config import DEMO_PRESET, MODEL_CONFIGS, CNNConfig, ModelConfig, TransformerConfig, flag_of
+from uhd.config import DEMO_PRESET, MODEL_CONFIGS, CNNConfig, ModelConfig, NanoDetConfig, TransformerConfig, flag_of
 
 RESNET = "--backbone ultratinyresnet"
-NEW_WEIGHTS = ("hm", "off", "wh", "l1", "iou")
+NEW_WEIGHTS = ("hm", "off", "wh", "l1", "iou", "dfl")
 
 
 pytestmark = pytest.mark.usefixtures("fast")
@@ -65,12 +65,27 @@ READINGS = {
     "--arch transformer --dim-feedforward 4096": ("model.dim_feedforward", 4096),
     "--arch transformer --use-fpn": ("model.use_fpn", True),
     "--arch transformer --dropout .1": ("model.dropout", 0.1),
+    # NanoDet
+    "--arch nanodet": ("model.head", "gfl"),
+    "--arch nanodet --nanodet-size m": ("model.nanodet_size", "m"),
+    "--arch nanodet --nanodet-size l": ("model.neck_channels", 160),
+    "--arch nanodet --nanodet-size l --nanodet-depth 3": ("model.nanodet_depth", 3),
+    "--arch nanodet --nanodet-width .5": ("model.nanodet_width", 0.5),
+    "--arch nanodet --nanodet-strides 4,8,16": ("model.stride", 16),
+    "--arch nanodet --nanodet-strides 8,16,32,64": ("model.nanodet_strides", (8, 16, 32, 64)),
+    "--arch nanodet --nanodet-neck-channels 64": ("model.neck_channels", 64),
+    "--arch nanodet --nanodet-kernel 3": ("model.nanodet_kernel", 3),
+    "--arch nanodet --nanodet-act hardswish": ("model.neck_activation", "hardswish"),
+    "--arch nanodet --ghost-block-type normal": ("model.ghost_block_type", "normal"),
+    "--arch nanodet --nanodet-aux-width 192": ("model.nanodet_aux_width", 192),
+    "--arch nanodet --nanodet-aux-depth 4": ("model.nanodet_aux_depth", 4),
     # The loss
     "--loss-weight-hm 2": ("loss.loss_weight_hm", 2.0),
     "--loss-weight-off 0": ("loss.loss_weight_off", 0.0),
     "--loss-weight-wh .25": ("loss.loss_weight_wh", 0.25),
     "--arch transformer --loss-weight-l1 1e1": ("loss.loss_weight_l1", 10.0),
     "--arch transformer --loss-weight-iou 3": ("loss.loss_weight_iou", 3.0),
+    "--arch nanodet --loss-weight-dfl .5": ("loss.loss_weight_dfl", 0.5),
 }
 
 
@@ -83,7 +98,7 @@ def test_reading(flags, caplog):
 
 
 def test_every_new_flag_is_read_somewhere():
-    own = {f.name for config in (CNNConfig, TransformerConfig) for f in dataclasses.fields(config)}
+    own = {f.name for config in (CNNConfig, NanoDetConfig, TransformerConfig) for f in dataclasses.fields(config)}
     own -= {f.name for f in dataclasses.fields(MODEL_CONFIGS["ultratinyod"])}
     own |= {f"loss_weight_{name}" for name in NEW_WEIGHTS}
     assert own <= {path.partition(".")[2] for path, _ in READINGS.values()}
@@ -99,6 +114,7 @@ NETWORKS = {
     "center": "--arch cnn",
     "anchor": "--arch cnn --use-anchor --use-improved-head --assigner simota",
     "resnet": f"--arch cnn {RESNET}",
+    "nanodet": "--arch nanodet --nanodet-size l",
     "transformer": "--arch transformer",
     "ultratinyod": (
         "--arch ultratinyod --use-improved-head --assigner simota --utod-context-rfb --utod-large-obj-branch"
@@ -123,13 +139,14 @@ USES = {
     "--loss-weight-box 2": (ANCHOR_HEADS, ""),
     "--loss-weight-obj 2": (ANCHOR_HEADS, ""),
     "--loss-weight-quality 2": (ANCHOR_HEADS, ""),
-    "--loss-weight-cls 2": ("anchor ultratinyod transformer", ""),
-    "--nms-iou .4": (ANCHOR_HEADS, ""),
+    "--loss-weight-cls 2": ("anchor ultratinyod transformer nanodet", ""),
+    "--nms-iou .4": ("anchor ultratinyod nanodet", ""),
     "--loss-weight-hm 2": ("center resnet", ""),
     "--loss-weight-off 2": ("center resnet", ""),
     "--loss-weight-wh 2": ("center resnet", ""),
     "--loss-weight-l1 2": ("transformer", ""),
-    "--loss-weight-iou 3": ("transformer", ""),
+    "--loss-weight-iou 3": ("transformer nanodet", ""),
+    "--loss-weight-dfl 3": ("nanodet", ""),
     "--use-anchor": (CNN, ""),
     "--use-skip": ("center anchor", "resnet"),
     "--last-se se": ("center anchor", "resnet"),
@@ -144,6 +161,16 @@ USES = {
     "--backbone-skip-s2d-cat": ("resnet", "center anchor"),
     "--backbone-fpn": ("resnet", "center anchor"),
     "--backbone-out-stride 16": ("resnet", "center anchor"),
+    "--nanodet-size l": ("nanodet", ""),
+    "--nanodet-depth 3": ("nanodet", ""),
+    "--nanodet-width .5": ("nanodet", ""),
+    "--nanodet-strides 8,16,32,64": ("nanodet", ""),
+    "--nanodet-neck-channels 64": ("nanodet", ""),
+    "--nanodet-kernel 3": ("nanodet", ""),
+    "--nanodet-act hardswish": ("nanodet", ""),
+    "--ghost-block-type normal": ("nanodet", ""),
+    "--nanodet-aux-width 192": ("nanodet", ""),
+    "--nanodet-aux-depth 4": ("nanodet", ""),
     "--num-queries 5": ("transformer", ""),
     "--d-model 32": ("transformer", ""),
     "--heads 2": ("transformer", ""),

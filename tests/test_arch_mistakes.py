@@ -124,6 +124,36 @@ MISTAKES = {
         "a whole number",
     ),
     "stride 32 of the built-in": ("--arch cnn --output-stride 32", "--output-stride", "'32'", "4, 8, 16"),
+    # Values of NanoDet
+    "nanodet size": ("--arch nanodet --nanodet-size xl", "--nanodet-size", "'xl'", "s, m, l"),
+    "nanodet depth": ("--arch nanodet --nanodet-depth 4", "--nanodet-depth", "2, 3"),
+    "nanodet kernel": ("--arch nanodet --nanodet-kernel 4", "--nanodet-kernel", "3, 5"),
+    "nanodet activation": ("--arch nanodet --nanodet-act relu", "--nanodet-act", "'relu'", "leakyrelu, hardswish"),
+    "ghost block": ("--arch nanodet --ghost-block-type both", "--ghost-block-type", "'both'", "plus, normal"),
+    **{
+        f"nanodet width {text}": (f"--arch nanodet --nanodet-width {text}", f"--nanodet-width {text}", "at most 4")
+        for text in ("0", "-1.0", "nan", "inf", "4.5")
+    },
+    **{
+        f"nanodet strides {text}": (
+            f"--arch nanodet --nanodet-strides {text}",
+            f"--nanodet-strides {text}",
+            "neighbours",
+        )
+        for text in ("8", "8,32", "16,8", "2,4,8", "32,64,128", "8,16,16")
+    },
+    "no nanodet strides": ("--arch nanodet --nanodet-strides=", "--nanodet-strides ''", "neighbours"),
+    "nanodet strides in words": ("--arch nanodet --nanodet-strides a,b", "--nanodet-strides", "'a,b'"),
+    **{
+        f"nanodet neck {text}": (f"--arch nanodet --nanodet-neck-channels {text}", f"-channels {text}", "even number")
+        for text in ("0", "33", "-2", "100000")
+    },
+    **{
+        f"nanodet aux {text}": (f"--arch nanodet --nanodet-aux-width {text}", f"-width {text}", "multiple of 32")
+        for text in ("0", "48", "-32", "8192")
+    },
+    "nanodet aux depth 0": ("--arch nanodet --nanodet-aux-depth 0", "--nanodet-aux-depth 0", "1 to 16"),
+    "nanodet aux depth 17": ("--arch nanodet --nanodet-aux-depth 17", "--nanodet-aux-depth 17", "1 to 16"),
     # Values of the transformer
     "dropout of all": ("--arch transformer --dropout 1", "--dropout 1", "below 1"),
     "dropout below 0": ("--arch transformer --dropout -0.1", "--dropout -0.1", "at least 0"),
@@ -214,6 +244,9 @@ def test_stride(flags):
         ("--img-size 48 --backbone ultratinyresnet --backbone-out-stride 32", 32, "64x64"),
         ("--img-size 1x1", 16, "16x16"),
         ("--img-size 50x70 --arch ultratinyod", 8, "56x72"),
+        ("--img-size 50x70 --arch nanodet", 32, "64x96"),
+        ("--img-size 416 --arch nanodet --nanodet-strides 8,16,32,64", 64, "448x448"),
+        ("--img-size 72 --arch nanodet --nanodet-strides 4,8,16", 16, "80x80"),
     ],
 )
 def test_size_off_the_stride_names_the_next_one(flags, stride, valid):
@@ -236,7 +269,12 @@ def test_transformer_takes_any_size(size, further):
 
 @pytest.mark.parametrize("further", ["", "--demo-data"])
 def test_transformer_learns_by_its_own_defaults(further):
-    for arch, expected in (("cnn", (0.008, 0.5)), ("ultratinyod", (0.008, 0.5)), ("transformer", (0.001, 0.0001))):
+    for arch, expected in (
+        ("cnn", (0.008, 0.5)),
+        ("ultratinyod", (0.008, 0.5)),
+        ("transformer", (0.001, 0.0001)),
+        ("nanodet", (0.001, 0.05)),
+    ):
         optim = parse(f"--arch {arch} {further}").optim
         assert (optim.lr, optim.weight_decay) == expected
     typed = parse(f"--arch transformer {further} --lr .008 --weight-decay .5").optim

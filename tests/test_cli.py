@@ -26,13 +26,15 @@ FLAGS = words("""
 --use-anchor --use-skip --last-se --last-width-scale
 --backbone --backbone-channels --backbone-blocks --backbone-se --backbone-skip --backbone-skip-cat
 --backbone-skip-shuffle-cat --backbone-skip-s2d-cat --backbone-fpn --backbone-out-stride
+--nanodet-size --nanodet-depth --nanodet-width --nanodet-strides --nanodet-neck-channels --nanodet-kernel --nanodet-act
+--ghost-block-type --nanodet-aux-width --nanodet-aux-depth
 --num-queries --d-model --heads --layers --dim-feedforward --use-fpn --dropout
 --auto-anchors
 --image-dir --train-list --val-list --train-split --val-split --val-count --seed --skip-bad-labels --demo-data
 --aug-config --aug --cache-px --close-mosaic --num-workers --cache --cache-dir --max-pixels --max-boxes
 --iou-loss --anchor-cls-loss --cls-loss-type
 --loss-weight-box --loss-weight-obj --loss-weight-cls --loss-weight-quality
---loss-weight-hm --loss-weight-off --loss-weight-wh --loss-weight-l1 --loss-weight-iou
+--loss-weight-hm --loss-weight-off --loss-weight-wh --loss-weight-l1 --loss-weight-iou --loss-weight-dfl
 --anchor-assigner --assigner --simota-topk
 --teacher-ckpt --teacher-arch --teacher-num-queries --teacher-d-model --teacher-heads --teacher-layers
 --teacher-dim-feedforward --teacher-use-skip --teacher-activation --teacher-use-fpn --teacher-img-size
@@ -197,6 +199,8 @@ def test_help_shows_every_flag(capsys):
 def test_defaults_are_the_fields(arch):
     cfg = parse(f"--arch {arch}")
     filled = {"arch": arch, "classes": (0,), "output_stride": 8 if arch == "ultratinyod" else 16}
+    if arch == "nanodet":
+        filled |= {"nanodet_neck_channels": 96, "nanodet_act": "leakyrelu"}
     filled |= MODEL_CONFIGS[arch].training_defaults
     seen = set()
     for section, f in flag_fields():
@@ -366,9 +370,10 @@ EVERYTHING = words(
         [flag for flag in EVERYTHING if flag not in {"--demo-data", "30"}],
         words("--arch cnn --use-anchor --anchors .1,.2;.3,.4 --use-skip --last-se ese --last-width-scale 1.25"),
         words("--backbone ultratinyresnet --backbone-channels 8,8,16,16 --backbone-blocks 2,1,1,1 --backbone-fpn"),
+        words("--arch nanodet --nanodet-size l --nanodet-strides 8,16 --nanodet-kernel 3 --loss-weight-dfl 2"),
         words("--arch transformer --img-size 50x70 --d-model 32 --use-fpn --dropout .1 --loss-weight-l1 2"),
     ],
-    ids=["none", "demo", "ultratinyod", "cnn", "backbone", "transformer"],
+    ids=["none", "demo", "ultratinyod", "cnn", "backbone", "nanodet", "transformer"],
 )
 @pytest.mark.parametrize(
     "through",

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from uhd import codec
-from uhd.config import CNNConfig, TransformerConfig
-from uhd.export.decode_np import CenterDecoder, QueryDecoder, build_decoder
+from uhd.config import CNNConfig, NanoDetConfig, TransformerConfig
+from uhd.export.decode_np import CenterDecoder, LevelDecoder, QueryDecoder, build_decoder
 from uhd.models import build_model
 
 MANY = 10_000
@@ -24,6 +24,15 @@ def query_net(classes):
     return build_model(
         TransformerConfig(num_classes=classes, d_model=4, heads=1, layers=1, dim_feedforward=4, num_queries=2)
     ).eval()
+
+
+def level_net(classes):
+    return build_model(NanoDetConfig(nanodet_width=0.25, nanodet_neck_channels=2, num_classes=classes)).eval()
+
+
+def level_maps(classes=1, grids=((8, 8), (4, 4), (2, 2)), batch=2, scale=2.0):
+    rng = np.random.default_rng([classes, *grids[0], batch])
+    return [rng.normal(0, scale, (batch, classes + 32, *grid)).astype(np.float32) for grid in grids]
 
 
 def center_maps(classes=1, grid=(8, 8), batch=2, scale=3.0):
@@ -54,12 +63,19 @@ QUERIES = [
     {"queries": 70, "classes": 3, "batch": 3},
     {"queries": 5, "classes": 80},
 ]
+LEVELS = [
+    {},
+    {"classes": 4, "batch": 1},
+    {"grids": ((4, 12), (2, 6), (1, 3)), "classes": 2, "batch": 3},
+]
 CASES = [("center", form) for form in CENTERS] + [("query", form) for form in QUERIES]
+CASES += [("gfl", form) for form in LEVELS]
 
 
 def case(kind, form):
     """A network of a head's kind, random maps for it, and the decoder that a file of it would name."""
-    net, maps = {"center": (center_net, center_maps), "query": (query_net, query_maps)}[kind]
+    makers = {"center": (center_net, center_maps), "query": (query_net, query_maps), "gfl": (level_net, level_maps)}
+    net, maps = makers[kind]
     model = net(form.get("classes", 1))
     return model, maps(**form), build_decoder(model.decoder, model.decoding())
 
@@ -210,7 +226,27 @@ def test_one_query_by_hand():
     assert found.boxes[0].tolist() == pytest.approx([0.15, 0.25, 0.35, 0.75])
 
 
-@pytest.mark.parametrize("kind", ["center", "query"])
+def test_one_place_by_hand():
+    """Column 1 of 4, row 0 of 2 of the second grid: distances 1, 0, 2.5 and 1 cells."""
+    maps = [np.full((1, 33, *grid), -9, np.float32) for grid in ((4, 8), (2, 4))]
+    maps[1][0, 0, 0, 1] = 0
+    sides = maps[1][0, 1:].reshape(4, 8, 2, 4)[:, :, 0, 1]
+    sides[:] = -1e4
+    for side, bins in enumerate(([1], [0], [2, 3], [1])):
+        sides[side, bins] = 0
+    maps[1][0, 1:, 0, 1] = sides.ravel()
+    found = LevelDecoder(1)(maps, 0.4, 9)[0]
+    assert (found.scores.tolist(), found.labels.tolist()) == ([0.5], [0])
+    assert found.boxes[0].tolist() == pytest.approx([0.5 / 4, 0.5 / 2, 1, 1.5 / 2])
+
+
+@pytest.mark.parametrize("classes", [0, -1, 1.5, "1"])
+def test_levels_of_an_impossible_number_of_classes(classes):
+    with pytest.raises(ValueError, match="num_classes"):
+        build_decoder("gfl", {"num_classes": classes})
+
+
+@pytest.mark.parametrize("kind", ["center", "query", "gfl"])
 def test_maps_are_left_as_they_were(kind):
     _, maps, decoder = case(kind, {})
     before = [each.copy() for each in maps]
@@ -228,6 +264,8 @@ def test_maps_are_left_as_they_were(kind):
         ("center", {"stride": 8}),
         ("query", {"num_classes": 1}),
         ("query", {"classes": 1}),
+        ("gfl", {}),
+        ("gfl", {"num_classes": 1, "strides": [8]}),
         ("centre", {}),
         ("queries", {}),
     ],

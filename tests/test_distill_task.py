@@ -25,10 +25,13 @@ NETS = {
     "cnn, anchors": {"arch": "cnn", "model": {"use_anchor": True, "output_stride": 8}},
     "centres": {"arch": "cnn", "model": {"output_stride": 8, "use_batchnorm": True}},
     "centres, stride 4": {"arch": "cnn", "model": {"output_stride": 4, "cnn_width": 6}},
+    "grids": {"arch": "nanodet"},
+    "other grids": {"arch": "nanodet", "model": {"nanodet_strides": (4, 8, 16, 32)}},
+    "grids of two": {"arch": "nanodet", "model": {"nanodet_strides": (8, 16)}},
     "queries": {"arch": "transformer"},
     "more queries": {"arch": "transformer", "model": {"num_queries": 8, "d_model": 12}},
 }
-FAMILIES = ("anchors", "centres", "cnn, anchors", "queries")
+FAMILIES = ("anchors", "centres", "cnn, anchors", "queries", "grids")
 PAIRS = {
     **{f"{teacher} to {student}": (teacher, student) for teacher, student in itertools.product(FAMILIES, repeat=2)},
     "finer anchors": ("anchors, stride 4", "anchors"),
@@ -39,6 +42,8 @@ PAIRS = {
     "quality, which the student has not": ("anchors, quality", "anchors"),
     "quality in both": ("anchors, quality", "anchors, quality"),
     "more queries": ("more queries", "queries"),
+    "another grid": ("other grids", "grids"),
+    "fewer grids": ("grids of two", "grids"),
 }
 TRUTHS = targets_of([(0, 0.1, 0.1, 0.6, 0.9)], [], [(0, 0.5, 0.2, 0.9, 0.8), (0, 0.0, 0.0, 0.4, 0.5)])
 

@@ -25,6 +25,7 @@ HEADS = {
     "anchors, three classes": ({"model": {"num_classes": 3}}, ANCHOR_TERMS),
     "cnn, anchors": ({"arch": "cnn", "model": {"use_anchor": True, "output_stride": 8}}, ANCHOR_TERMS),
     "centres": ({"arch": "cnn", "model": {"output_stride": 8, "num_classes": 2}}, ALL),
+    "grids": ({"arch": "nanodet", "model": {"num_classes": 2}}, ALL),
     "queries": ({"arch": "transformer", "model": {"num_classes": 2}}, ALL),
 }
 

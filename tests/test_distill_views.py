@@ -19,6 +19,7 @@ NETS = {
     "anchors, three classes": {"model": {"num_classes": 3}, "img_size": (32, 48)},
     "cnn, anchors": {"arch": "cnn", "model": {"use_anchor": True, "output_stride": 4, "use_improved_head": True}},
     "cnn, centres": {"arch": "cnn", "model": {"output_stride": 8, "num_classes": 2}, "img_size": (32, 48)},
+    "grids": {"arch": "nanodet", "model": {"num_classes": 2}, "img_size": (32, 64)},
     "queries": {"arch": "transformer"},
     "queries, three classes": {"arch": "transformer", "model": {"num_classes": 3}},
 }
@@ -85,7 +86,10 @@ def test_a_view_has_what_its_head_has(name):
         value = getattr(view, part)
         assert (value is not None) == present
         assert value is None or value.shape == (2, count)
-    if cfg.model.head == "query":
+    if cfg.model.head == "gfl":
+        assert view.cells is None
+        assert count == 4 * 8 + 2 * 4 + 1 * 2
+    elif cfg.model.head == "query":
         assert view.cells is None
     else:
         per_cell = cfg.model.num_anchors if cfg.model.head == "anchor" else 1

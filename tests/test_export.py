@@ -34,6 +34,8 @@ SOME = (
     "cnn, three classes",
     "cnn, resnet, skip s2d",
     "cnn, shufflenet, skip, se",
+    "nanodet, medium, hardswish",
+    "nanodet, ghost residual",
     "transformer, fpn",
     "transformer, three classes",
 )
@@ -198,6 +200,8 @@ OPEN_SIZES = [
     ("cnn, skip, wider last", "raw", "all", True),
     ("cnn, resnet, fpn, ese", "merged", "all", True),
     ("cnn, shufflenet, skip, se", "merged", "all", False),
+    ("nanodet, five grids", "merged", "all", True),
+    ("nanodet, large", "raw", "all", False),
     ("transformer, fpn", "merged", "all", True),
     ("transformer, three classes", "raw", "all", False),
 ]

@@ -30,6 +30,8 @@ FLAGS = words("""
 --use-anchor --use-skip --last-se --last-width-scale
 --backbone --backbone-channels --backbone-blocks --backbone-se --backbone-skip --backbone-skip-cat
 --backbone-skip-shuffle-cat --backbone-skip-s2d-cat --backbone-fpn --backbone-out-stride
+--nanodet-size --nanodet-depth --nanodet-width --nanodet-strides --nanodet-neck-channels --nanodet-kernel --nanodet-act
+--ghost-block-type
 --num-queries --d-model --heads --layers --dim-feedforward --use-fpn --dropout
 """)
 

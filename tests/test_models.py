@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from uhd.config import CNNConfig, DecodeConfig, TransformerConfig, UltraTinyODConfig
+from uhd.config import CNNConfig, DecodeConfig, NanoDetConfig, TransformerConfig, UltraTinyODConfig
 from uhd.models import build_model, count_macs, count_parameters, fold_batchnorm
 
 RESIDUAL = {"use_improved_head": True, "utod_residual": True}
@@ -358,8 +358,8 @@ def test_an_iou_aware_head_is_not_scored_by_objectness(iou_aware, quality_power)
 
 @pytest.mark.parametrize(
     "cfg",
-    [CNNConfig(use_batchnorm=True), TransformerConfig(), config(32, 8, **FULL)],
-    ids=["cnn", "transformer", "ultratinyod"],
+    [CNNConfig(use_batchnorm=True), NanoDetConfig(), TransformerConfig(), config(32, 8, **FULL)],
+    ids=["cnn", "nanodet", "transformer", "ultratinyod"],
 )
 def test_help_text_counts_parameters_right(cfg):
     assert f"({count_parameters(build_model(cfg)):,} parameters" in type(cfg).summary

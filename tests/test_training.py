@@ -41,6 +41,11 @@ OVERFITTED = {
         "arch": "cnn",
         "model": {"output_stride": 8, "cnn_width": 16, "use_anchor": True, "use_improved_head": True},
     },
+    "nanodet": {
+        "arch": "nanodet",
+        "model": {"nanodet_width": 0.5, "nanodet_neck_channels": 32},
+        "optim": {"lr": 0.005, "epochs": 120},
+    },
     "transformer": {
         "arch": "transformer",
         "img_size": (32, 32),
@@ -55,7 +60,7 @@ def test_one_batch_is_overfitted(tmp_path, name):
     row = OVERFITTED[name]
     folder = draw_people(tmp_path, 8, side=64, seed=3)
     optim = {"batch_size": 8, "lr": 0.02, "weight_decay": 0.0, "epochs": 180, "lr_schedule": "cosine"}
-    model = {} if row.get("arch") == "transformer" else {"cnn_width": 8, "use_batchnorm": True}
+    model = {} if row.get("arch") in ("nanodet", "transformer") else {"cnn_width": 8, "use_batchnorm": True}
     cfg = make_config(
         **{"img_size": (64, 64), **row, "model": model | row.get("model", {}), "optim": optim | row.get("optim", {})}
     )

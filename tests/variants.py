@@ -148,7 +148,14 @@ VARIANTS = {
         for name, row in ANCHOR_HEADS.items()
     },
     **{f"cnn, {name}": {"arch": "cnn", **row} for name, row in BACKBONES.items()},
-    **{f"nanodet, {name}": {"arch": "nanodet", **row} for name, row in NANODETS.items()},
+    **{
+        f"nanodet, {name}": {
+            "arch": "nanodet",
+            **row,
+            "optim": {"optimizer": "adamw", "lr": 0.01, **row.get("optim", {})},
+        }
+        for name, row in NANODETS.items()
+    },
     **{
         f"transformer, {name}": {"arch": "transformer", "img_size": (32, 32), **row}
         for name, row in TRANSFORMERS.items()

@@ -22,7 +22,7 @@ class NanoDetConfig(ModelConfig):
     title: ClassVar[str] = "NanoDet"
     summary: ClassVar[str] = (
         "boxes by the distances of their sides on several grids, for people of very different sizes (731,779 "
-        "parameters, 23 million, SIZE_MS ms at size s)"
+        "parameters, 23 million, 1 ms at size s)"
     )
 
     training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 0.001, "weight_decay": 0.05}
