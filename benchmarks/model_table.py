@@ -37,6 +37,8 @@ NETWORKS: dict[str, list[str]] = {
     "cnn microcspnet, anchors": [*CNN, "--backbone", "microcspnet", *ANCHOR_HEAD],
     "cnn ultratinyresnet, anchors": [*CNN, "--backbone", "ultratinyresnet", *ANCHOR_HEAD],
     "cnn enhanced-shufflenet, anchors": [*CNN, "--backbone", "enhanced-shufflenet", *ANCHOR_HEAD],
+    "nanodet half, neck 64": ["--arch", "nanodet", "--nanodet-width", "0.5", "--nanodet-neck-channels", "64"],
+    "nanodet s (default)": ["--arch", "nanodet"],
     "transformer (default)": ["--arch", "transformer"],
     "transformer, fpn": ["--arch", "transformer", "--use-fpn"],
     **{f"ultratinyod w{width}": [*FLAGS, "--cnn-width", str(width), "--anchors", ANCHORS] for width in (16, 32, 64)},

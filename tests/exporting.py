@@ -5,11 +5,13 @@ import torch
 from helpers import make_config, start
 from onnx import ModelProto
 from torch import nn
+from torch.nn import functional as F
 
 from uhd.boxes import suppress
 from uhd.checkpoint import read_checkpoint, save_checkpoint
 from uhd.config import ExportConfig
 from uhd.export.build import Export, build_network, finish, prepare, save
+from uhd.models.mobilenext import RefinedDepthwise
 from uhd.precedence import agree
 from uhd.runtime import load_session
 
@@ -49,7 +51,14 @@ def randomise(model, img_size, seed=0):
         layer.bias.copy_(layer.bias * scale + shift)
         return output * scale + shift
 
+    def open_half(layer, inputs):
+        # Random statistics would saturate the gate, or make it so steep that it shows the order of a sum.
+        gate = F.conv2d(inputs[0], layer.conv.weight.sum(dim=(2, 3), keepdim=True).transpose(0, 1))
+        layer.gate_norm.running_mean.fill_(gate.mean())
+        layer.gate_norm.running_var.fill_(gate.var())
+
     hooks = [m.register_forward_hook(spread) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    hooks += [m.register_forward_pre_hook(open_half) for m in model.modules() if isinstance(m, RefinedDepthwise)]
     heads = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and name.endswith("_head")]
     hooks += [head.register_forward_hook(spread_rows) for head in heads]
     with torch.no_grad():

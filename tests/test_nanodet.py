@@ -128,14 +128,14 @@ def test_folding_changes_no_output(size):
     cfg = make_config(arch="nanodet", img_size=(64, 64), model={"nanodet_size": size})
     model = build_model(cfg.model)
     randomise(model, (64, 64))
-    folded = fold_batchnorm(model)
+    folded = fold_batchnorm(model.double())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    images = torch.rand(2, 3, 64, 64)
+    images = torch.rand(2, 3, 64, 64).double()
     with torch.no_grad():
         expected, found = model(images), folded(images)
     assert list(found) == list(expected)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("strides", [(4, 8), (8, 16), (16, 32), (32, 64), (4, 8, 16, 32, 64)])

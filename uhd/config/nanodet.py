@@ -22,14 +22,14 @@ class NanoDetConfig(ModelConfig):
     title: ClassVar[str] = "NanoDet"
     summary: ClassVar[str] = (
         "boxes by the distances of their sides on several grids, for people of very different sizes (731,779 "
-        "parameters, 23 million, 1 ms at size s)"
+        "parameters, 23 million multiply-adds at size s)"
     )
 
     training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 0.001, "weight_decay": 0.05}
 
     arch: Literal["nanodet"] = "nanodet"
     nanodet_size: Literal["s", "m", "l"] = option(
-        "s", "Size: l has wider grids and a head of its own for classes and boxes besides more layers."
+        "s", "Size: m and l have more layers, l also a wider neck and a larger head."
     )
     nanodet_depth: Literal[2, 3] = option(2, "Blocks in the last stage of the backbone (size l).")
     nanodet_width: float = option(1.0, "Width of the backbone, relative to its size's; in multiples of 8 channels.")
