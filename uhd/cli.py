@@ -218,7 +218,8 @@ def plain_default(f: dataclasses.Field[Any]) -> str:
 
 def _typed_default(f: dataclasses.Field[Any]) -> str:
     if isinstance(f.default, tuple):
-        return "x".join(map(str, f.default))
+        separator = "," if "," in (f.metadata["metavar"] or "") else "x"
+        return separator.join(map(str, f.default))
     if isinstance(f.default, bool):
         return "on" if f.default else "off"
     return str(f.default)
