@@ -147,13 +147,14 @@ class LevelDecoder:
     def __call__(self, maps: Sequence[Floats], conf_thresh: float, limit: int) -> list[Candidates]:
         """See `MapDecoder`."""
         rows = np.concatenate([each.reshape(*each.shape[:2], -1) for each in maps], axis=2).transpose(0, 2, 1)
+        bins = (rows.shape[2] - self.num_classes) // 4
         across = [np.array(each.shape[:1:-1], dtype=np.float32) for each in maps]
         corners = [_corners(np.arange(each.shape[2] * each.shape[3]), each.shape[3]) for each in maps]
         points = np.concatenate([(cell + np.float32(0.5)) / size for cell, size in zip(corners, across, strict=True)])
         cells = np.concatenate([np.ones_like(cell) / size for cell, size in zip(corners, across, strict=True)])
 
         def boxes_of(image: int, places: NDArray[np.int64]) -> Floats:
-            logits = rows[image, places, self.num_classes :].reshape(len(places), 4, -1)
+            logits = rows[image, places, self.num_classes :].reshape(len(places), 4, bins)
             shares = _softmax(logits)
             distances = (shares * np.arange(shares.shape[2], dtype=np.float32)).sum(axis=2)
             point, cell = points[places], cells[places]
