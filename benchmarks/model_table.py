@@ -28,6 +28,7 @@ from uhd.runtime import Detector
 FIVE_ANCHORS = " ".join(ANCHORS.split()[1:6])
 CNN = ["--arch", "cnn", "--use-batchnorm"]
 ANCHOR_HEAD = ["--use-anchor", "--use-improved-head", "--anchors", FIVE_ANCHORS]
+TINYSSD = ["--arch", "tinyssd", "--use-batchnorm", "--tinyssd-priors", "published"]
 NETWORKS: dict[str, list[str]] = {
     "cnn w32 (default)": CNN,
     "cnn w64, stride 8, skip": [*CNN, "--cnn-width", "64", "--output-stride", "8", "--use-skip"],
@@ -41,6 +42,9 @@ NETWORKS: dict[str, list[str]] = {
     "nanodet s (default)": ["--arch", "nanodet"],
     "transformer (default)": ["--arch", "transformer"],
     "transformer, fpn": ["--arch", "transformer", "--use-fpn"],
+    "tinyssd fire": [*TINYSSD, "--tinyssd-body", "fire"],
+    "tinyssd fire, three levels": [*TINYSSD, "--tinyssd-levels", "3"],
+    "tinyssd conv": [*TINYSSD, "--tinyssd-body", "conv"],
     **{f"ultratinyod w{width}": [*FLAGS, "--cnn-width", str(width), "--anchors", ANCHORS] for width in (16, 32, 64)},
 }  # fmt: skip
 """The networks that the accuracy figures are of, and the default of each architecture."""

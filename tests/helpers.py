@@ -120,6 +120,7 @@ SMALLEST = {
     },
     "transformer": {"d_model": 8, "heads": 2, "layers": 1, "dim_feedforward": 8, "num_queries": 5},
     "ultratinyod": {"cnn_width": 4, "anchors": ANCHORS, "num_anchors": 3},
+    "tinyssd": {"tinyssd_levels": 2, "num_anchors": 1, "anchors": ((0.3, 0.55), (0.35, 0.7))},
 }
 """The model section of a tiny network of each architecture."""
 

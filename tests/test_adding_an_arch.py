@@ -188,7 +188,7 @@ def test_help(blob, program, request, capsys):
     assert re.search(
         rf" Blob{remark}: --blob-width BLOB_WIDTH Channels of the second convolution; [^.]+\. Default: 16\.", text
     )
-    assert "--arch {cnn,nanodet,transformer,ultratinyod,blob}" in text
+    assert "--arch {cnn,nanodet,tinyssd,transformer,ultratinyod,blob}" in text
     assert "blob: an example: two strided convolutions and a heat map of centres." in text
 
 
@@ -392,7 +392,7 @@ UNTOUCHED = [
     *(f"uhd/{folder}" for folder in ("data", "augment", "eval", "demo", "export")),
 ]
 """What the page says to stay as it is, and more."""
-TAGS = {"cnn", "tf", "utod", "nano", "ssd"}
+TAGS = {"cnn", "tf", "utod", "nano"}
 SOURCES = [
     path for name in UNTOUCHED for path in ([ROOT / name] if name.endswith(".py") else (ROOT / name).glob("*.py"))
 ]

@@ -26,7 +26,7 @@ SAVED = {
     "plain resnet": f"--arch cnn {RESNET}",
     "transformer": "--arch transformer --d-model 32 --heads 2 --dropout .1 --img-size 50x70 --loss-weight-l1 3",
     "fast transformer": "--arch transformer --lr .02",
-    "nanodet": "--arch nanodet --nanodet-width .25 --nanodet-aux-width 64 --loss-weight-dfl 1 --img-size 64x96",
+    "nanodet": "--arch nanodet --nanodet-width .25 --loss-weight-dfl 1 --img-size 64x96",
     "ultratinyod": "--arch ultratinyod --anchors .1,.2",
 }
 

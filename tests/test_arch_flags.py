@@ -6,7 +6,16 @@ import pytest
 from test_cli import parse, value, vars_of
 
 from uhd.cli import flag_fields
-from uhd.config import DEMO_PRESET, MODEL_CONFIGS, CNNConfig, ModelConfig, NanoDetConfig, TransformerConfig, flag_of
+from uhd.config import (
+    DEMO_PRESET,
+    MODEL_CONFIGS,
+    CNNConfig,
+    ModelConfig,
+    NanoDetConfig,
+    TinySSDConfig,
+    TransformerConfig,
+    flag_of,
+)
 
 RESNET = "--backbone ultratinyresnet"
 NEW_WEIGHTS = ("hm", "off", "wh", "l1", "iou", "dfl")
@@ -79,6 +88,13 @@ READINGS = {
     "--arch nanodet --ghost-block-type normal": ("model.ghost_block_type", "normal"),
     "--arch nanodet --nanodet-aux-width 192": ("model.nanodet_aux_width", 192),
     "--arch nanodet --nanodet-aux-depth 4": ("model.nanodet_aux_depth", 4),
+    # Tiny SSD
+    "--arch tinyssd": ("model.head", "ssd"),
+    "--arch tinyssd --tinyssd-body conv": ("model.tinyssd_body", "conv"),
+    "--arch tinyssd --tinyssd-body fire": ("model.tinyssd_levels", 6),
+    "--arch tinyssd --tinyssd-levels 3": ("model.tinyssd_levels", 3),
+    "--arch tinyssd --tinyssd-priors published": ("model.tinyssd_priors", "published"),
+    "--arch tinyssd --tinyssd-cls-loss mined": ("model.tinyssd_cls_loss", "mined"),
     # The loss
     "--loss-weight-hm 2": ("loss.loss_weight_hm", 2.0),
     "--loss-weight-off 0": ("loss.loss_weight_off", 0.0),
@@ -98,7 +114,8 @@ def test_reading(flags, caplog):
 
 
 def test_every_new_flag_is_read_somewhere():
-    own = {f.name for config in (CNNConfig, NanoDetConfig, TransformerConfig) for f in dataclasses.fields(config)}
+    configs = (CNNConfig, NanoDetConfig, TinySSDConfig, TransformerConfig)
+    own = {f.name for config in configs for f in dataclasses.fields(config)}
     own -= {f.name for f in dataclasses.fields(MODEL_CONFIGS["ultratinyod"])}
     own |= {f"loss_weight_{name}" for name in NEW_WEIGHTS}
     assert own <= {path.partition(".")[2] for path, _ in READINGS.values()}
@@ -119,28 +136,30 @@ NETWORKS = {
     "ultratinyod": (
         "--arch ultratinyod --use-improved-head --assigner simota --utod-context-rfb --utod-large-obj-branch"
     ),
+    "tinyssd": "--arch tinyssd --tinyssd-levels 1",
 }
 """One of each kind, with what further flags need to have an effect."""
 
 CNN, GRIDS, ANCHOR_HEADS = "center anchor resnet", "center anchor resnet ultratinyod", "anchor ultratinyod"
+PRIORS = f"{ANCHOR_HEADS} tinyssd"
 
 USES = {
     "--cnn-width 8": ("center anchor ultratinyod", ""),
     "--output-stride 8": (GRIDS, ""),
-    "--num-anchors 1": (ANCHOR_HEADS, ""),
-    "--anchors .1,.2": (ANCHOR_HEADS, "center resnet"),
+    "--num-anchors 1": (PRIORS, ""),
+    "--anchors .1,.2": (PRIORS, "center resnet"),
     "--use-improved-head": (ANCHOR_HEADS, "center resnet"),
     "--quality-power 2": (ANCHOR_HEADS, ""),
-    "--auto-anchors": (ANCHOR_HEADS, ""),
+    "--auto-anchors": (PRIORS, ""),
     "--iou-loss iou": (ANCHOR_HEADS, ""),
     "--anchor-cls-loss vfl": (ANCHOR_HEADS, ""),
     "--anchor-assigner simota": (ANCHOR_HEADS, ""),
     "--simota-topk 5": (ANCHOR_HEADS, ""),
-    "--loss-weight-box 2": (ANCHOR_HEADS, ""),
+    "--loss-weight-box 2": (PRIORS, ""),
     "--loss-weight-obj 2": (ANCHOR_HEADS, ""),
     "--loss-weight-quality 2": (ANCHOR_HEADS, ""),
-    "--loss-weight-cls 2": ("anchor ultratinyod transformer nanodet", ""),
-    "--nms-iou .4": ("anchor ultratinyod nanodet", ""),
+    "--loss-weight-cls 2": ("anchor ultratinyod transformer nanodet tinyssd", ""),
+    "--nms-iou .4": (f"{PRIORS} nanodet", ""),
     "--loss-weight-hm 2": ("center resnet", ""),
     "--loss-weight-off 2": ("center resnet", ""),
     "--loss-weight-wh 2": ("center resnet", ""),
@@ -186,6 +205,10 @@ USES = {
     "--utod-large-obj-branch": ("ultratinyod", ""),
     "--utod-large-obj-depth 2": ("ultratinyod", ""),
     "--utod-large-obj-ch-scale 2": ("ultratinyod", ""),
+    "--tinyssd-body conv": ("tinyssd", ""),
+    "--tinyssd-levels 1": ("tinyssd", ""),
+    "--tinyssd-priors auto": ("tinyssd", ""),
+    "--tinyssd-cls-loss mined": ("tinyssd", ""),
 }
 """Each flag that not all networks have: those that use it, and those that refuse it; the rest warn."""
 
@@ -262,6 +285,13 @@ def test_flag_that_changes_nothing_in_the_network_is_one_warning(line, caplog):
     assert line.split()[-2 if "64" in line else -1] in warning
 
 
+def test_published_priors_leave_flags_of_computed_ones_without_effect(caplog):
+    parse("--arch tinyssd --tinyssd-priors published --num-anchors 2 --auto-anchors")
+    assert said(caplog) == [
+        f"{flag} has no effect beside --tinyssd-priors published" for flag in ("--num-anchors", "--auto-anchors")
+    ]
+
+
 def test_warning_of_another_architecture_does_not_ask_for_an_anchor_head(caplog):
     parse("--arch cnn --utod-residual --layers 4")
     assert "--use-anchor" not in said(caplog)[0]
@@ -279,14 +309,15 @@ SHARED = (
 @pytest.mark.parametrize("network", NETWORKS)
 def test_shared_flags_are_taken_by_all(network, caplog):
     cfg = parse(f"{NETWORKS[network]} {SHARED}")
-    assert caplog.records == []
+    # nanodet has a choice of its own, --nanodet-act.
+    assert said(caplog) == ["--activation has no effect with --arch nanodet"] * (cfg.model.arch == "nanodet")
     assert (cfg.optim.epochs, cfg.optim.ema_decay, cfg.model.activation) == (500, 0.9999, "relu")
 
 
 # --- the demonstration's preset -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ["cnn", "transformer"])
+@pytest.mark.parametrize("arch", ["cnn", "transformer", "tinyssd"])
 def test_demo_data_leaves_the_network_of_another_architecture_alone(arch, caplog):
     plain, demo = (vars_of(parse(f"--arch {arch} {flags}")) for flags in ("", "--demo-data"))
     changed = {name for name in plain if plain[name] != demo[name]}

@@ -7,7 +7,7 @@ from test_cli import parse
 from uhd.config import flag_of
 
 RESNET = "--backbone ultratinyresnet"
-NEW_WEIGHTS = ("hm", "off", "wh", "l1", "iou")
+NEW_WEIGHTS = ("hm", "off", "wh", "l1", "iou", "dfl")
 
 
 pytestmark = pytest.mark.usefixtures("fast")
@@ -17,6 +17,29 @@ pytestmark = pytest.mark.usefixtures("fast")
 FOUR_BY_TWO = "--backbone-channels 8,16 --backbone-blocks 1,1"
 
 MISTAKES = {
+    # Tiny SSD
+    "more levels than fire has": ("--arch tinyssd --tinyssd-levels 7", "--tinyssd-levels 7", "1 to 6"),
+    "more levels than conv has": (
+        "--arch tinyssd --tinyssd-levels 6 --tinyssd-body conv",
+        "--tinyssd-levels 6",
+        "1 to 5",
+    ),
+    "no level": ("--arch tinyssd --tinyssd-levels 0", "--tinyssd-levels 0", "1 to 6"),
+    "anchors for some levels": ("--arch tinyssd --tinyssd-levels 2 --anchors .1,.2", "--anchors has 1 ", "2 levels"),
+    "uneven anchors": ("--arch tinyssd --tinyssd-levels 2 --anchors .1,.2;.2,.3;.3,.4", "--anchors has 3 ", "2 levels"),
+    "anchors against their number": (
+        *("--arch tinyssd --tinyssd-levels 2 --anchors .1,.2;.2,.3 --num-anchors 2", "--anchors has 2"),
+        *("--num-anchors is 2", "2 levels"),
+    ),
+    "two sources of priors": (
+        *("--arch tinyssd --tinyssd-levels 1 --tinyssd-priors published --anchors .1,.2", "--anchors"),
+        "--tinyssd-priors published",
+    ),
+    "unknown body": ("--arch tinyssd --tinyssd-body vgg", "--tinyssd-body", "'vgg'", "fire, conv"),
+    "unknown priors": ("--arch tinyssd --tinyssd-priors own", "--tinyssd-priors", "'own'", "auto, published"),
+    "unknown class loss": ("--arch tinyssd --tinyssd-cls-loss ce", "--tinyssd-cls-loss", "'ce'", "focal, mined"),
+    "levels in words": ("--arch tinyssd --tinyssd-levels all", "--tinyssd-levels", "'all'", "a whole number"),
+    "size between cells": ("--arch tinyssd --img-size 60x100", "--img-size 60x100", "64x104"),
     # Contradictions
     "quality without anchors": ("--arch cnn --use-improved-head", "--use-improved-head", "--use-anchor"),
     "quality, no anchors": ("--arch cnn --no-use-anchor --use-improved-head", "--use-improved-head", "--use-anchor"),
@@ -204,7 +227,7 @@ def test_last_width_beyond_memory_is_a_mistake(text):
 def test_every_new_flag_has_a_mistake():
     tested = {word.partition("=")[0] for flags, *_ in MISTAKES.values() for word in flags.split()}
     assert {flag_of(path.partition(".")[2]) for flags, (path, _) in READINGS.items() if flags} - tested <= {
-        *("--arch", "--head", "--stages", "--num-anchors", "--has-quality"),
+        *("--arch", "--head", "--stages", "--stride", "--num-anchors", "--has-quality", "--neck-channels"),
     }
 
 

@@ -21,7 +21,7 @@ FLAG_MISTAKES = {
     "fraction as whole number": ("--epochs 1.5", "--epochs", "'1.5'", "whole number"),
     "word as number": ("--lr fast", "--lr", "'fast'", "a number"),
     "word as count of scenes": ("--demo-data few", "--demo-data", "'few'", "whole number"),
-    "unknown architecture": ("--arch yolo", "--arch", "'yolo'", "cnn, nanodet, transformer, ultratinyod"),
+    "unknown architecture": ("--arch yolo", "--arch", "'yolo'", "cnn, nanodet, tinyssd, transformer, ultratinyod"),
     "unknown activation": ("--activation gelu", "--activation", "'gelu'", "relu, swish"),
     "unknown device": ("--device tpu", "--device", "'tpu'", "cpu, cuda"),
     "unknown resize mode": ("--resize-mode cubic", "--resize-mode", "'cubic'", "opencv_inter_area"),

@@ -29,6 +29,7 @@ FLAGS = words("""
 --nanodet-size --nanodet-depth --nanodet-width --nanodet-strides --nanodet-neck-channels --nanodet-kernel --nanodet-act
 --ghost-block-type --nanodet-aux-width --nanodet-aux-depth
 --num-queries --d-model --heads --layers --dim-feedforward --use-fpn --dropout
+--tinyssd-body --tinyssd-levels --tinyssd-priors --tinyssd-cls-loss
 --auto-anchors
 --image-dir --train-list --val-list --train-split --val-split --val-count --seed --skip-bad-labels --demo-data
 --aug-config --aug --cache-px --close-mosaic --num-workers --cache --cache-dir --max-pixels --max-boxes
@@ -201,6 +202,7 @@ def test_defaults_are_the_fields(arch):
     filled = {"arch": arch, "classes": (0,), "output_stride": 8 if arch == "ultratinyod" else 16}
     if arch == "nanodet":
         filled |= {"nanodet_neck_channels": 96, "nanodet_act": "leakyrelu"}
+    filled |= {"tinyssd_levels": 6}
     filled |= MODEL_CONFIGS[arch].training_defaults
     seen = set()
     for section, f in flag_fields():

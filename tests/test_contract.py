@@ -25,6 +25,7 @@ OF_POSITIVES = {
     "center": ["off", "wh"],
     "query": ["l1", "iou"],
     "gfl": ["iou", "dfl", "aux_iou", "aux_dfl"],
+    "ssd": ["box"],
 }
 """Terms of the places that learn a truth; without one they are 0."""
 
@@ -38,7 +39,28 @@ def batch_of(cfg, count=2, seed=0):
     images = torch.rand(count, 3, *cfg.input.img_size, generator=torch.Generator().manual_seed(seed))
     last = cfg.model.num_classes - 1
     rows = [(0, 0.1, 0.1, 0.45, 0.8), (last, 0.5, 0.3, 0.8, 0.95)]
-    return images, targets_of(*(rows[: 1 + i % 2] for i in range(count)))
+    return images, targets_of(*(rows[: 1 + i % 2] + of_levels(cfg) for i in range(count)))
+
+
+def of_levels(cfg):
+    """Truths of which each level of a network with several has one that is its own prior: else it learns no box."""
+    if cfg.model.head != "ssd":
+        return []
+    rows = []
+    first = itertools.accumulate(cfg.model.anchor_counts, initial=0)
+    for (height, width), index in zip(level_grids(cfg), first, strict=False):
+        (w, h), middle = cfg.model.anchors[index], ((width // 2 + 0.5) / width, (height // 2 + 0.5) / height)
+        rows.append((0, middle[0] - w / 2, middle[1] - h / 2, middle[0] + w / 2, middle[1] + h / 2))
+    return rows
+
+
+def level_grids(cfg):
+    """(h, w) of each level: each has half the cells of the one before, and conv's last has one."""
+    grid = tuple(side // 8 for side in cfg.input.img_size)
+    grids = [
+        grid := grid if level == 0 else tuple(-(-side // 2) for side in grid) for level in range(cfg.model.num_grids)
+    ]
+    return [*grids[:4], (1, 1)][: len(grids)] if cfg.model.tinyssd_body == "conv" else grids
 
 
 def step(task, state, images, targets):
@@ -64,7 +86,13 @@ def expected_maps(cfg):
         return {name: (2, channels, height, width) for name, channels in grids.items()}
     if model.head == "gfl":
         grids = [(stride, *(side // stride for side in cfg.input.img_size)) for stride in model.nanodet_strides]
-        return {f"level{stride}": (2, classes + 4 * 8, *grid) for stride, *grid in grids}
+        return {f"grid{stride}": (2, classes + 4 * 8, *grid) for stride, *grid in grids}
+    if model.head == "ssd":
+        maps = {}
+        for level, (count, grid) in enumerate(zip(model.anchor_counts, level_grids(cfg), strict=True)):
+            maps[f"cls_{level}"] = (2, count * (classes + model.has_background), *grid)
+            maps[f"box_{level}"] = (2, count * 4, *grid)
+        return maps | {"anchors": (sum(model.anchor_counts), 2)}
     return {"class_logits": (2, model.num_queries, classes + 1), "box_logits": (2, model.num_queries, 4)}
 
 
@@ -118,11 +146,11 @@ def test_loss_falls_and_anchors_stay(cfg):
     losses = [step(task, state, images, targets) for _ in range(20)]
     # Boxes that weigh as much as their scores, which start near 0, make the loss rise first.
     assert losses[-1] < 0.97 * (max(losses) if cfg.model.head == "gfl" else losses[0])
-    if cfg.model.head != "anchor":
+    if cfg.model.head not in ("anchor", "ssd"):
         return
     for model in (task.student, state.eval_model):
         assert torch.equal(model.anchors, torch.tensor(cfg.model.anchors))
-    if not isinstance(task.student.wh_scale, torch.nn.Parameter):
+    if cfg.model.head == "anchor" and not isinstance(task.student.wh_scale, torch.nn.Parameter):
         assert torch.equal(task.student.wh_scale, torch.ones(cfg.model.num_anchors, 2))
 
 

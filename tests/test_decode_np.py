@@ -9,7 +9,7 @@ import torch
 
 from uhd import codec
 from uhd.config import CNNConfig, NanoDetConfig, TransformerConfig
-from uhd.export.decode_np import CenterDecoder, LevelDecoder, QueryDecoder, build_decoder
+from uhd.export.decode_np import CenterDecoder, GridDecoder, QueryDecoder, build_decoder
 from uhd.models import build_model
 
 MANY = 10_000
@@ -235,7 +235,7 @@ def test_one_place_by_hand():
     for side, bins in enumerate(([1], [0], [2, 3], [1])):
         sides[side, bins] = 0
     maps[1][0, 1:, 0, 1] = sides.ravel()
-    found = LevelDecoder(1)(maps, 0.4, 9)[0]
+    found = GridDecoder(1)(maps, 0.4, 9)[0]
     assert (found.scores.tolist(), found.labels.tolist()) == ([0.5], [0])
     assert found.boxes[0].tolist() == pytest.approx([0.5 / 4, 0.5 / 2, 1, 1.5 / 2])
 

@@ -30,8 +30,10 @@ NETS = {
     "grids of two": {"arch": "nanodet", "model": {"nanodet_strides": (8, 16)}},
     "queries": {"arch": "transformer"},
     "more queries": {"arch": "transformer", "model": {"num_queries": 8, "d_model": 12}},
+    "levels": {"arch": "tinyssd"},
+    "levels, mined": {"arch": "tinyssd", "model": {"tinyssd_cls_loss": "mined"}},
 }
-FAMILIES = ("anchors", "centres", "cnn, anchors", "queries", "grids")
+FAMILIES = ("anchors", "centres", "cnn, anchors", "queries", "grids", "levels")
 PAIRS = {
     **{f"{teacher} to {student}": (teacher, student) for teacher, student in itertools.product(FAMILIES, repeat=2)},
     "finer anchors": ("anchors, stride 4", "anchors"),
@@ -44,6 +46,8 @@ PAIRS = {
     "more queries": ("more queries", "queries"),
     "another grid": ("other grids", "grids"),
     "fewer grids": ("grids of two", "grids"),
+    "mined levels": ("levels, mined", "levels, mined"),
+    "focal to mined": ("levels", "levels, mined"),
 }
 TRUTHS = targets_of([(0, 0.1, 0.1, 0.6, 0.9)], [], [(0, 0.5, 0.2, 0.9, 0.8), (0, 0.0, 0.0, 0.4, 0.5)])
 

@@ -16,7 +16,7 @@ GRIDS = ((8, 8), (4, 4), (2, 2))
 
 
 def places_of(grids=GRIDS):
-    places = codec.split_levels([torch.zeros(1, 33, *grid) for grid in grids], 1)
+    places = codec.split_grids([torch.zeros(1, 33, *grid) for grid in grids], 1)
     return places.points, places.cells
 
 

@@ -33,6 +33,7 @@ FLAGS = words("""
 --nanodet-size --nanodet-depth --nanodet-width --nanodet-strides --nanodet-neck-channels --nanodet-kernel --nanodet-act
 --ghost-block-type
 --num-queries --d-model --heads --layers --dim-feedforward --use-fpn --dropout
+--tinyssd-body --tinyssd-levels --tinyssd-priors --tinyssd-cls-loss
 """)
 
 SWITCHES = words("""

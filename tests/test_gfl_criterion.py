@@ -21,7 +21,7 @@ TRUTHS = targets_of([(0, 0.1, 0.1, 0.45, 0.8)], [(1, 0.5, 0.3, 0.8, 0.95), (0, 0
 def maps(prefix="", batch=3, classes=2, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
-        f"{prefix}level{stride}": torch.randn(batch, classes + 32, *grid, generator=generator).requires_grad_()
+        f"{prefix}grid{stride}": torch.randn(batch, classes + 32, *grid, generator=generator).requires_grad_()
         for stride, grid in GRIDS.items()
     }
 
@@ -56,8 +56,8 @@ def test_terms_by_their_definition():
     """A loop over the positives, with the labels that the auxiliary maps give."""
     own, aux = maps(), maps("aux_", seed=1)
     terms = criterion()(own | aux, TRUTHS)
-    guide = codec.split_levels(codec.levels_in(aux, "aux_"), 2)
-    places = codec.split_levels(codec.levels_in(own), 2)
+    guide = codec.split_grids(codec.grids_in(aux, "aux_"), 2)
+    places = codec.split_grids(codec.grids_in(own), 2)
     boxes = codec.decode_distances(guide.sides, guide.points, guide.cells)
     assigned = DynamicSoftLabelAssigner()(Predictions(boxes, guide.cls.sigmoid()), guide.points, guide.cells, TRUTHS)
     target = torch.zeros_like(places.cls)
@@ -137,7 +137,7 @@ def test_without_a_truth(targets):
     preds = maps()
     terms = criterion()(preds, targets)
     assert (terms["iou"], terms["dfl"]) == (0, 0)
-    background = quality_focal_loss(codec.split_levels(codec.levels_in(preds), 2).cls, torch.zeros(()).expand(3, 80, 2))
+    background = quality_focal_loss(codec.split_grids(codec.grids_in(preds), 2).cls, torch.zeros(()).expand(3, 80, 2))
     assert terms["cls"].item() == pytest.approx(background.sum().item(), rel=1e-5)
     gradients = torch.autograd.grad(sum(terms.values()), list(preds.values()))
     assert all(gradient.isfinite().all() for gradient in gradients)

@@ -87,12 +87,12 @@ def test_maps_of_the_backbone(size, depth, widths, refined):
 
 
 @pytest.mark.parametrize(
-    ("classes", "channels", "width", "depth", "levels", "expected"),
+    ("classes", "channels", "width", "depth", "grids", "expected"),
     [(80, 192, 192, 4, 4, 2_850_932), (80, 320, 192, 4, 4, 3_293_300), (80, 320, 320, 4, 4, 7_700_596),
      (1, 192, 96, 2, 3, 526_980)],
 )  # fmt: skip
-def test_parameters_of_the_auxiliary_head(classes, channels, width, depth, levels, expected):
-    head = AuxiliaryHead(channels, classes, width, depth, levels=levels, activation="leakyrelu")
+def test_parameters_of_the_auxiliary_head(classes, channels, width, depth, grids, expected):
+    head = AuxiliaryHead(channels, classes, width, depth, grids=grids, activation="leakyrelu")
     assert count_parameters(head) == expected
 
 
@@ -144,7 +144,7 @@ def test_grids(strides):
     model = build_model(cfg.model).eval()
     with torch.no_grad():
         preds = model(torch.rand(1, 3, 128, 64))
-    shapes = [preds[f"level{stride}"].shape[1:] for stride in strides]
+    shapes = [preds[f"grid{stride}"].shape[1:] for stride in strides]
     assert shapes == [(1 + 32, 128 // stride, 64 // stride) for stride in strides]
     assert model.stride == max(strides)
 

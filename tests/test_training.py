@@ -34,6 +34,7 @@ def finite(tensors):
 # --- learning -----------------------------------------------------------------------------------
 
 
+PEOPLE = ((0.15, 0.35), (0.2, 0.5), (0.25, 0.5), (0.3, 0.6))
 OVERFITTED = {
     **{f"ultratinyod, {name}": {"assign": {"anchor_assigner": name}} for name in ASSIGNERS},
     "cnn, CenterNet": {"arch": "cnn", "model": {"output_stride": 8, "cnn_width": 16}},
@@ -44,7 +45,15 @@ OVERFITTED = {
     "nanodet": {
         "arch": "nanodet",
         "model": {"nanodet_width": 0.5, "nanodet_neck_channels": 32},
-        "optim": {"lr": 0.005, "epochs": 120},
+        "optim": {"lr": 0.01, "epochs": 150},
+    },
+    **{
+        f"tinyssd, {loss}": {
+            "arch": "tinyssd",
+            "model": {"tinyssd_levels": 2, "num_anchors": 2, "anchors": PEOPLE, "tinyssd_cls_loss": loss},
+            "optim": {"lr": 0.006, "epochs": 250, "grad_clip_norm": 10.0},
+        }
+        for loss in ("focal", "mined")
     },
     "transformer": {
         "arch": "transformer",
@@ -60,7 +69,8 @@ def test_one_batch_is_overfitted(tmp_path, name):
     row = OVERFITTED[name]
     folder = draw_people(tmp_path, 8, side=64, seed=3)
     optim = {"batch_size": 8, "lr": 0.02, "weight_decay": 0.0, "epochs": 180, "lr_schedule": "cosine"}
-    model = {} if row.get("arch") in ("nanodet", "transformer") else {"cnn_width": 8, "use_batchnorm": True}
+    wide = row.get("arch") not in ("nanodet", "tinyssd", "transformer")
+    model = {"cnn_width": 8, "use_batchnorm": True} if wide else {}
     cfg = make_config(
         **{"img_size": (64, 64), **row, "model": model | row.get("model", {}), "optim": optim | row.get("optim", {})}
     )

@@ -5,7 +5,7 @@ A row's values are the arguments of `helpers.make_config`. A new architecture ad
 
 import json
 
-from helpers import make_config
+from helpers import ANCHORS, make_config
 
 ULTRATINYOD = {
     "plain": {},
@@ -139,6 +139,29 @@ NANODETS = {
     "aux": {"model": {"nanodet_aux_depth": 2}},
     "ema": {"optim": {"use_ema": True}},
 }
+BY_LEVEL = ((0.2, 0.3), (0.3, 0.6), (0.5, 0.7), (0.7, 0.8), (0.9, 0.9))
+PUBLISHED = {"num_anchors": 3, "anchors": None, "tinyssd_levels": None, "tinyssd_priors": "published"}
+SSDS = {
+    "plain": {},
+    "batchnorm": {"model": {"use_batchnorm": True}},
+    "relu, mined": {"model": {"activation": "relu", "tinyssd_cls_loss": "mined"}},
+    "one level, three anchors": {"model": {"tinyssd_levels": 1, "num_anchors": 3, "anchors": ANCHORS}},
+    "published": {"model": PUBLISHED},
+    "published, conv": {
+        "model": {**PUBLISHED, "tinyssd_body": "conv", "tinyssd_cls_loss": "mined", "use_batchnorm": True}
+    },
+    "conv": {"model": {"tinyssd_body": "conv"}},
+    "three classes": {"model": {"num_classes": 3}},
+    "three classes, mined, not square": {
+        "img_size": (96, 64),
+        "model": {"num_classes": 3, "tinyssd_cls_loss": "mined"},
+    },
+    "odd levels": {
+        "img_size": (72, 40),
+        "model": {"tinyssd_levels": None, "tinyssd_body": "conv", "anchors": BY_LEVEL},
+    },
+    "ema": {"model": {"use_batchnorm": True}, "optim": {"use_ema": True}},
+}
 
 VARIANTS = {
     **ULTRATINYOD,
@@ -160,6 +183,7 @@ VARIANTS = {
         f"transformer, {name}": {"arch": "transformer", "img_size": (32, 32), **row}
         for name, row in TRANSFORMERS.items()
     },
+    **{f"tinyssd, {name}": {"arch": "tinyssd", **row} for name, row in SSDS.items()},
 }
 
 

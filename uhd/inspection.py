@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from uhd.anchors import auto_anchors, mean_best_iou
 from uhd.augment import Sample
-from uhd.config import AnchorModelConfig, Config
+from uhd.config import AnchorSizesConfig, Config
 from uhd.data.dataset import DetectionDataset
 from uhd.eval.draw import GREEN, ORANGE, draw_boxes, save_png, sheet
 from uhd.files import write_whole
@@ -89,11 +89,11 @@ def _describe_problems(dataset: DetectionDataset) -> Iterator[str]:
 def _describe_anchors(train: DetectionDataset, cfg: Config) -> Iterator[str]:
     """The anchors that training would start with, and how well they fit the boxes that it teaches."""
     boxes = np.concatenate([np.empty((0, 4)), *train.taught_boxes()])
-    if not isinstance(cfg.model, AnchorModelConfig) or cfg.model.head != "anchor" or not len(boxes):
+    if not isinstance(cfg.model, AnchorSizesConfig) or not cfg.model.anchor_counts or not len(boxes):
         return
     sizes = boxes[:, 2:] - boxes[:, :2]
     if cfg.model.anchors is None:
-        anchors, fit = auto_anchors(sizes, cfg.model.num_anchors, cfg.input.img_size, cfg.data.seed)
+        anchors, fit = auto_anchors(sizes, sum(cfg.model.anchor_counts), cfg.input.img_size, cfg.data.seed)
     else:
         anchors = np.array(cfg.model.anchors)
         fit = mean_best_iou(sizes, anchors)

@@ -10,6 +10,7 @@ from uhd.config import (
     DEMO_PRESET,
     MODEL_CONFIGS,
     SECTIONS,
+    AnchorSizesConfig,
     Config,
     ExportConfig,
     LabelsConfig,
@@ -37,6 +38,7 @@ def configure(typed: Typed) -> tuple[Config, Checkpoint | None]:
     _check_contradictions(typed)
     checkpoint = _read_checkpoint(typed)
     cfg = _from_checkpoint(typed, checkpoint) if checkpoint else _from_flags(typed)
+    _check_anchor_count(typed, cfg.model)
     cfg = dataclasses.replace(cfg, run=_with_run_dir(cfg.run, typed, checkpoint))
     _warn_unused(typed, cfg)
     return cfg, checkpoint
@@ -63,9 +65,15 @@ def _check_contradictions(typed: Typed) -> None:
                 raise ValueError(f"--demo-data and {flag_of(name)}: the pictures come from one or the other")
     if typed.get("aug") is False and "aug_config" in typed:
         raise ValueError("--no-aug and --aug-config: augment or do not")
+
+
+def _check_anchor_count(typed: Typed, model: ModelConfig) -> None:
+    """ValueError where both are typed and --num-anchors is not what --anchors holds."""
     anchors, count = typed.get("anchors"), typed.get("num_anchors")
-    if anchors and count is not None and len(anchors) != count:
-        raise ValueError(f"--anchors has {len(anchors)} pairs, but --num-anchors is {count}")
+    if not (anchors and count and isinstance(model, AnchorSizesConfig)) or count == model.num_anchors:
+        return
+    levels = f" at each of {model.num_grids} levels" if model.num_grids > 1 else ""
+    raise ValueError(f"--anchors has {len(anchors)} pairs, but --num-anchors is {count}{levels}")
 
 
 def _read_checkpoint(typed: Typed) -> Checkpoint | None:
@@ -108,9 +116,9 @@ def _section(name: str, values: Typed, base: Any = None) -> Any:
         kind = MODEL_CONFIGS[values.get("arch", ModelConfig.arch)]
     own = {f.name for f in dataclasses.fields(kind)}
     chosen = {key: value for key, value in values.items() if key in own}
-    if chosen.get("anchors"):
-        chosen["num_anchors"] = len(chosen["anchors"])
-    return dataclasses.replace(base, **chosen) if base is not None else section_from_dict(kind, chosen)
+    section = dataclasses.replace(base, **chosen) if base is not None else section_from_dict(kind, chosen)
+    # What is given by --anchors says how many there are.
+    return section.counted() if chosen.get("anchors") else section
 
 
 def finish(cfg: Config) -> Config:

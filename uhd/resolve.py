@@ -8,7 +8,7 @@ import logging
 import numpy as np
 
 from uhd.anchors import FloatArray, auto_anchors
-from uhd.config import AnchorModelConfig, Config
+from uhd.config import AnchorSizesConfig, Config
 from uhd.data.dataset import DetectionDataset
 
 log = logging.getLogger("uhd")
@@ -17,15 +17,16 @@ log = logging.getLogger("uhd")
 def resolve(cfg: Config, train_set: DetectionDataset) -> Config:
     """Computes the anchors where the config has none; after this nothing changes."""
     model = cfg.model
-    if not isinstance(model, AnchorModelConfig) or model.head != "anchor":
+    if not isinstance(model, AnchorSizesConfig) or not model.anchor_counts:
         return cfg
+    count = sum(model.anchor_counts)
     if model.anchors is not None:
-        if len(model.anchors) != model.num_anchors:
+        if len(model.anchors) != count:
             raise ValueError(f"--anchors has {len(model.anchors)} pairs, but --num-anchors is {model.num_anchors}")
         return cfg
     if not cfg.auto_anchors.auto_anchors:
         log.info("no --anchors given: computing them from the training boxes (--auto-anchors)")
-    anchors, fit = auto_anchors(box_sizes(train_set), model.num_anchors, cfg.input.img_size, cfg.data.seed)
+    anchors, fit = auto_anchors(box_sizes(train_set), count, cfg.input.img_size, cfg.data.seed)
     height, width = cfg.input.img_size
     shown = " ".join(f"{w * width:.1f}x{h * height:.1f}" for w, h in anchors)
     log.info("anchors (width x height in network pixels): %s; mean best IoU %.3f", shown, fit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uhd.assigners.base import Assigner, Predictions, PriorGrid, Truths
 from uhd.assigners.best_anchor import BestAnchorAssigner
 from uhd.assigners.dynamic_soft_label import DynamicSoftLabelAssigner
+from uhd.assigners.max_iou import assign_by_iou
 from uhd.assigners.simota import SimOTAAssigner
 from uhd.assigners.task_aligned import TaskAlignedAssigner
 from uhd.config import AssignConfig
@@ -18,6 +19,7 @@ __all__ = [
     "SimOTAAssigner",
     "TaskAlignedAssigner",
     "Truths",
+    "assign_by_iou",
     "build_assigner",
 ]
 

@@ -16,7 +16,7 @@ from uhd.config.demo import DemoConfig
 from uhd.config.distill import DistillConfig
 from uhd.config.export import DynamicAxes, ExportConfig
 from uhd.config.inputs import InputConfig, LabelsConfig
-from uhd.config.model import MODEL_CONFIGS, AnchorModelConfig, ModelConfig
+from uhd.config.model import MODEL_CONFIGS, AnchorModelConfig, AnchorSizesConfig, ModelConfig
 from uhd.config.nanodet import NanoDetConfig
 from uhd.config.options import Head, Scope, Section, field_scope, flag_of, plain, section_from_dict
 from uhd.config.run import (
@@ -29,6 +29,7 @@ from uhd.config.run import (
     OptimConfig,
     RunConfig,
 )
+from uhd.config.tinyssd import TinySSDConfig
 from uhd.config.values import RESIZE_MODE_ALIASES, ResizeMode, ScoreMode, Size, parse_size
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "RESIZE_MODE_ALIASES",
     "SECTIONS",
     "AnchorModelConfig",
+    "AnchorSizesConfig",
     "AssignConfig",
     "AutoAnchorsConfig",
     "CNNConfig",
@@ -61,6 +63,7 @@ __all__ = [
     "ScoreMode",
     "Section",
     "Size",
+    "TinySSDConfig",
     "TransformerConfig",
     "UltraTinyODConfig",
     "field_scope",

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from uhd.config.model import MAX_WIDTH, MODEL_CONFIGS, AnchorModelConfig, ModelConfig
 from uhd.config.nanodet import NanoDetConfig
 from uhd.config.options import Head, flag_of, option
+from uhd.config.tinyssd import TinySSDConfig
 from uhd.config.values import parse_counts
 
 Attention = Literal["none", "se", "ese"]
@@ -276,6 +277,7 @@ class UltraTinyODConfig(AnchorModelConfig):
 MODEL_CONFIGS |= {
     "cnn": CNNConfig,
     "nanodet": NanoDetConfig,
+    "tinyssd": TinySSDConfig,
     "transformer": TransformerConfig,
     "ultratinyod": UltraTinyODConfig,
 }

@@ -1,4 +1,4 @@
-"""Sections of the network: what all architectures have, and what those with an anchor head share."""
+"""Sections of the network: what all architectures have, and what those with anchors share."""
 
 from __future__ import annotations
 
@@ -66,10 +66,52 @@ MODEL_CONFIGS: dict[str, type[ModelConfig]] = {}
 
 
 @dataclass(frozen=True)
-class AnchorModelConfig(ModelConfig):
+class AnchorSizesConfig(ModelConfig):
+    """Nets that have, or can have, anchors: boxes of given sizes at each cell of one grid or several."""
+
+    title: ClassVar[str] = "Anchors"
+
+    num_anchors: int = option(
+        3, "Number of anchors a cell, where they are computed; tinyssd: at each level.", heads=("anchor", "ssd")
+    )
+    anchors: Pairs | None = option(
+        None,
+        "Anchor sizes as normalised w,h pairs; computed from the training boxes where not given. tinyssd: level by "
+        "level, the finest first, as many for each.",
+        parse=parse_anchors,
+        metavar='"w,h w,h"',
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_anchors < 1:
+            raise ValueError(f"--num-anchors {self.num_anchors}: expected at least 1")
+
+    @property
+    @abstractmethod
+    def num_grids(self) -> int:
+        """How many grids the anchors are divided among."""
+
+    @property
+    def anchor_counts(self) -> tuple[int, ...]:
+        """Anchors a cell of each grid, the finest first; empty where the network has none."""
+        return (self.num_anchors,) * self.num_grids
+
+    def counted(self) -> AnchorSizesConfig:
+        """With the number of anchors a cell that `anchors` holds; ValueError where the grids get unequal shares."""
+        assert self.anchors is not None
+        each, rest = divmod(len(self.anchors), self.num_grids)
+        if rest or not each:
+            raise ValueError(
+                f"--anchors has {len(self.anchors)} pairs: expected as many for each of {self.num_grids} levels"
+            )
+        return dataclasses.replace(self, num_anchors=each)
+
+
+@dataclass(frozen=True)
+class AnchorModelConfig(AnchorSizesConfig):
     """Nets that have, or can have, an anchor head on one grid."""
 
-    title: ClassVar[str] = "Grid and anchors"
+    title: ClassVar[str] = "Grid"
 
     cnn_width: int = option(
         32, "Channels of the stem; all other widths are multiples of it. --backbone has its own widths."
@@ -81,13 +123,6 @@ class AnchorModelConfig(ModelConfig):
         parse=parse_stride,
         metavar="{4,8,16}",
     )
-    num_anchors: int = option(3, "Number of anchors a cell, where they are computed.", heads=("anchor",))
-    anchors: Pairs | None = option(
-        None,
-        "Anchor sizes as normalised w,h pairs; computed from the training boxes where not given.",
-        parse=parse_anchors,
-        metavar='"w,h w,h"',
-    )
     use_improved_head: bool = option(
         False,
         "Quality branch (predicted IoU); for ultratinyod also a learnable anchor scale and a residual context block.",
@@ -95,10 +130,9 @@ class AnchorModelConfig(ModelConfig):
     quality_power: float = option(1.0, "Exponent of the quality in the score.", scope="training", heads=("anchor",))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.cnn_width <= MAX_WIDTH:
             raise ValueError(f"--cnn-width {self.cnn_width}: expected 1 to {MAX_WIDTH}")
-        if self.num_anchors < 1:
-            raise ValueError(f"--num-anchors {self.num_anchors}: expected at least 1")
         if not 0 <= self.quality_power < math.inf:
             raise ValueError(f"--quality-power {self.quality_power}: expected a number >= 0")
 
@@ -106,6 +140,11 @@ class AnchorModelConfig(ModelConfig):
     def head(self) -> Head:
         """Anchors, unless the subclass has a choice."""
         return "anchor"
+
+    @property
+    def num_grids(self) -> int:
+        """One, or none beside another head."""
+        return int(self.head == "anchor")
 
     @property
     def default_stride(self) -> int:

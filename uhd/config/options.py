@@ -17,9 +17,9 @@ weights: fixes the network; always the checkpoint's. training: the checkpoint's 
 """
 
 
-Head = Literal["anchor", "center", "query", "gfl"]
+Head = Literal["anchor", "center", "query", "gfl", "ssd"]
 """What a network's raw maps are: anchors on a grid, a heat map of centres, queries, distances of the sides on several
-grids (generalized focal loss)."""
+grids (generalized focal loss), anchors on several grids."""
 
 
 @dataclass(frozen=True)

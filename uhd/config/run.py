@@ -29,7 +29,7 @@ class AutoAnchorsConfig(Section):
     auto_anchors: bool = option(
         False,
         "Compute the anchors from the training boxes; implied where --anchors is not given.",
-        heads=("anchor",),
+        heads=("anchor", "ssd"),
     )
 
 
@@ -141,9 +141,9 @@ class LossConfig(Section):
         aliases=("--cls-loss-type",),
         heads=("anchor",),
     )
-    loss_weight_box: float = option(5.0, "Weight of the box term.", heads=("anchor",))
+    loss_weight_box: float = option(5.0, "Weight of the box term; tinyssd: 1.", heads=("anchor", "ssd"))
     loss_weight_obj: float = option(1.0, "Weight of the objectness term.", heads=("anchor",))
-    loss_weight_cls: float = option(1.0, "Weight of the class term.", heads=("anchor", "query", "gfl"))
+    loss_weight_cls: float = option(1.0, "Weight of the class term.", heads=("anchor", "query", "gfl", "ssd"))
     loss_weight_quality: float = option(1.0, "Weight of the quality term.", heads=("anchor",))
 
     loss_weight_hm: float = option(1.0, "Weight of the heat map's term (CenterNet head).", heads=("center",))
@@ -247,7 +247,7 @@ class DecodeConfig(Section):
     )
     topk: int = option(50, "Detections kept a picture; mAP always looks at 100.")
     nms_iou: float = option(
-        0.5, "Overlap (IoU) above which the lower-scored box of a class goes.", heads=("anchor", "gfl")
+        0.5, "Overlap (IoU) above which the lower-scored box of a class goes.", heads=("anchor", "gfl", "ssd")
     )
     pre_nms_topk: int = option(512, "Best candidates that enter the suppression.")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uhd.config import AnchorModelConfig, DistillConfig, ModelConfig, flag_of
+from uhd.config import AnchorModelConfig, AnchorSizesConfig, DistillConfig, ModelConfig, flag_of
 from uhd.distill import terms
 from uhd.distill.views import Preds, View, covers, resample, view_of, with_classes
 
@@ -153,17 +153,15 @@ class Distillation(nn.Module):
         """Whether these maps are compared place by place; else by their boxes."""
         if not self.by_place or self.plan is None:
             return False
-        mine = view_of(preds, self.student)
-        if mine.cells is None:
-            return _same_grids(preds, teacher)
-        return covers(view_of(teacher, self.plan.cfg), mine.cells[1:])
+        mine, theirs = view_of(preds, self.student), view_of(teacher, self.plan.cfg)
+        return mine.grids == theirs.grids if mine.cells is None else covers(theirs, mine.cells[1:])
 
     def _views(self, preds: Preds, teacher: Preds) -> tuple[View, View, bool]:
         """Both views, their candidates one by one of the same place (then True) or of the same box."""
         assert self.plan is not None
         mine = view_of(preds, self.student)
         theirs = with_classes(view_of(teacher, self.plan.cfg), self.plan.classes)
-        if self.by_place and mine.cells is None and _same_grids(preds, teacher):
+        if self.by_place and mine.cells is None and mine.grids == theirs.grids:
             return mine, theirs, True
         if self.by_place and mine.cells is not None and covers(theirs, mine.cells[1:]):
             return mine, resample(theirs, mine.cells[1:]), True
@@ -212,19 +210,16 @@ def same_places(student: ModelConfig, teacher: ModelConfig) -> bool:
     """Whether a candidate of one stands for the same as that of its number in the other (on a grid of any size)."""
     if student.head != teacher.head:
         return False
-    if isinstance(student, AnchorModelConfig) and student.head == "anchor":
-        assert isinstance(teacher, AnchorModelConfig)
+    if isinstance(student, AnchorSizesConfig) and student.anchor_counts:
+        assert isinstance(teacher, AnchorSizesConfig)
+        if student.anchor_counts != teacher.anchor_counts:
+            return False
         own, other = (_anchors(section) for section in (student, teacher))
-        return own.shape == other.shape and bool((own - other).abs().max() < _SAME_ANCHOR)
+        said = {getattr(section, "has_background", None) for section in (student, teacher)}
+        return len(said) == 1 and bool((own - other).abs().max() < _SAME_ANCHOR)
     return all(getattr(student, name, None) == getattr(teacher, name, None) for name in _PLACES)
 
 
-def _same_grids(student: Preds, teacher: Preds) -> bool:
-    """Whether the raw maps of two networks of one head are on grids of the same sizes."""
-    names = [name for name, value in teacher.items() if value.dim() == 4 and name != "features"]
-    return all(student[name].shape[2:] == teacher[name].shape[2:] for name in names)
-
-
-def _anchors(cfg: AnchorModelConfig) -> Tensor:
+def _anchors(cfg: AnchorSizesConfig) -> Tensor:
     """The anchors [A,2] as the network numbers them."""
     return torch.tensor(cfg.anchors, dtype=torch.float32)

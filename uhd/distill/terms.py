@@ -47,12 +47,15 @@ def class_divergence(student: View, teacher: View, temperature: float) -> Tensor
     """Of views whose candidates correspond one by one: the divergence of the classes.
 
     A softmax is a statement on each query, so all count alike. Class logits of anchors say something only where there
-    is somebody, so priors count by the teacher's score. Of a heat map every cell counts; the sum is divided by the
-    sum of the teacher's scores.
+    is somebody, so priors count by the teacher's score. Of a heat map, and of levels without objectness, every place
+    counts; the sum is divided by the sum of the teacher's scores.
     """
     if student.is_softmax:
-        return softmax_kl(student.cls, teacher.cls, temperature).mean(dim=1)
-    divergence = bernoulli_kl(student.cls, teacher.cls, temperature).sum(dim=2)
+        divergence = softmax_kl(student.cls, teacher.cls, temperature)
+        if not student.grids:
+            return divergence.mean(dim=1)
+    else:
+        divergence = bernoulli_kl(student.cls, teacher.cls, temperature).sum(dim=2)
     if student.obj is None:
         return divergence.sum(dim=1) / teacher.weights.sum(dim=1).clamp(min=1)
     return weighted_mean(divergence, teacher.weights)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from uhd import codec
-from uhd.config import AnchorModelConfig, Head, ModelConfig
+from uhd.config import AnchorModelConfig, Head, ModelConfig, TinySSDConfig
 
 Preds = dict[str, Tensor]
 
@@ -21,8 +21,8 @@ class View:
     boxes [B,N,4] xyxy; scores [B,N,C] in 0..1; ranking [B,N,C], the scores by which decoding ranks: of a heat map those
     of its peaks, the others 0; cls logits [B,N,C], or with the background
     [B,N,C+1] where is_softmax; obj and quality logits [B,N], where the head has them. cells (per_cell, h, w): the
-    candidates are those of each cell of a grid, numbered (candidate of the cell, row, column);
-    None for queries, and for the places of several grids.
+    candidates are those of each cell of a grid, numbered (candidate of the cell, row, column); None for queries and for
+    several grids, whose (h, w) are grids.
     """
 
     boxes: Tensor
@@ -33,6 +33,7 @@ class View:
     quality: Tensor | None
     is_softmax: bool
     cells: tuple[int, int, int] | None
+    grids: tuple[tuple[int, int], ...] = ()
 
     @property
     def weights(self) -> Tensor:
@@ -90,10 +91,18 @@ def _query_view(preds: Preds, _: ModelConfig) -> View:
 
 
 def _gfl_view(preds: Preds, cfg: ModelConfig) -> View:
-    places = codec.split_levels(codec.levels_in(preds), cfg.num_classes)
+    places = codec.split_grids(codec.grids_in(preds), cfg.num_classes)
     scores = places.cls.sigmoid()
     boxes = codec.decode_distances(places.sides, places.points, places.cells)
-    return View(boxes, scores, scores, places.cls, None, None, False, None)
+    return View(boxes, scores, scores, places.cls, None, None, False, None, tuple(places.grids))
+
+
+def _ssd_view(preds: Preds, cfg: ModelConfig) -> View:
+    assert isinstance(cfg, TinySSDConfig)
+    layout = codec.LevelLayout(cfg.anchor_counts, cfg.num_classes, cfg.has_background)
+    priors = codec.split_levels(preds, layout)
+    boxes, scores = codec.decode_offsets(priors.box, priors.places), codec.level_scores(priors.cls, layout)
+    return View(boxes, scores, scores, priors.cls, None, None, cfg.has_background, None, priors.grids)
 
 
 _VIEWS: dict[Head, Callable[[Preds, ModelConfig], View]] = {
@@ -101,6 +110,7 @@ _VIEWS: dict[Head, Callable[[Preds, ModelConfig], View]] = {
     "center": _center_view,
     "query": _query_view,
     "gfl": _gfl_view,
+    "ssd": _ssd_view,
 }
 
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from uhd.config import ScoreMode
 
 Floats = NDArray[np.float32]
+_MAX_LOG_RATIO = np.float32(4)
+"""`codec.MAX_LOG_RATIO`."""
 
 
 class Candidates(NamedTuple):
@@ -132,7 +134,7 @@ class QueryDecoder:
 
 
 @dataclass(frozen=True)
-class LevelDecoder:
+class GridDecoder:
     """Maps [B,C+4*K,h,w] of several grids, finest first: class logits, and distributions over K distances of each side.
 
     See `uhd.codec` for the layout and the formulas.
@@ -161,6 +163,60 @@ class LevelDecoder:
             return np.concatenate([point - distances[:, :2] * cell, point + distances[:, 2:] * cell], axis=1)
 
         return _best_of_each(_sigmoid(rows[:, :, : self.num_classes]), boxes_of, conf_thresh, limit)
+
+
+@dataclass(frozen=True)
+class SSDDecoder:
+    """For each level class logits [B,n*K,h,w] and offsets [B,n*4,h,w], and last the anchors [A,2]; see `uhd.codec`.
+
+    counts are the anchors n of the levels; has_background: the logits are a softmax's, whose last is the background.
+    """
+
+    counts: Sequence[int]
+    has_background: bool
+
+    def __post_init__(self) -> None:
+        counts = self.counts
+        if not isinstance(counts, list | tuple) or not counts or not all(isinstance(n, int) and n > 0 for n in counts):
+            raise ValueError(f"counts {counts!r}; expected the anchors of each level")
+        if not isinstance(self.has_background, bool):
+            raise ValueError(f"has_background {self.has_background!r}; expected true or false")
+
+    def __call__(self, maps: Sequence[Floats], conf_thresh: float, limit: int) -> list[Candidates]:
+        """See `MapDecoder`."""
+        *levels, anchors = maps
+        by_level = [
+            each.reshape(len(each), count, -1, each.shape[2] * each.shape[3])
+            for each, count in zip(levels, np.repeat(self.counts, 2).tolist(), strict=True)
+        ]
+        # [B,N,K] and [B,N,4] as `codec` numbers priors: level by level, and in each anchor by anchor.
+        cls, offsets = (_by_prior(by_level[kind::2]) for kind in range(2))
+        scores = _softmax(cls)[:, :, :-1] if self.has_background else _sigmoid(cls)
+        places = self._places([each.shape[2:] for each in levels[::2]], anchors)
+
+        def boxes_of(image: int, priors: NDArray[np.int64]) -> Floats:
+            own, place = offsets[image, priors], places[priors]
+            centres = place[:, :2] + place[:, 2:] * own[:, :2] / np.float32(10)
+            growth = np.exp(np.clip(own[:, 2:] / np.float32(5), -_MAX_LOG_RATIO, _MAX_LOG_RATIO))
+            half = place[:, 2:] * growth / np.float32(2)
+            return np.concatenate([centres - half, centres + half], axis=1)
+
+        return _best_of_each(scores, boxes_of, conf_thresh, limit)
+
+    def _places(self, grids: Sequence[tuple[int, ...]], anchors: Floats) -> Floats:
+        """cx cy w h of all priors, [N,4]."""
+        rows = []
+        for (height, width), sizes in zip(grids, np.split(anchors, np.cumsum(self.counts)[:-1]), strict=True):
+            centres = (_corners(np.arange(height * width), width) + np.float32(0.5)) / np.array(
+                [width, height], dtype=np.float32
+            )
+            rows.append(np.hstack([np.tile(centres, (len(sizes), 1)), sizes.repeat(height * width, axis=0)]))
+        return np.concatenate(rows)
+
+
+def _by_prior(levels: Sequence[Floats]) -> Floats:
+    """Maps [B,n,K,h*w] of several levels to one row a prior, [B,N,K]."""
+    return np.concatenate([each.transpose(0, 1, 3, 2).reshape(len(each), -1, each.shape[2]) for each in levels], axis=1)
 
 
 def _best_of_each(
@@ -210,7 +266,8 @@ DECODERS: dict[str, Callable[..., MapDecoder]] = {
     "anchor": AnchorDecoder,
     "center": CenterDecoder,
     "query": QueryDecoder,
-    "gfl": LevelDecoder,
+    "gfl": GridDecoder,
+    "ssd": SSDDecoder,
 }
 
 

@@ -79,17 +79,17 @@ def _example_maps(model: Detector, spec: GraphSpec, batch: int = 1) -> tuple[Ten
 
 
 def _map_axes(model: Detector, spec: GraphSpec) -> dict[str, dict[int, str]]:
-    """The open axes of each raw map; maps that do not grow with the batch, such as anchors, have none."""
-    examples = zip(model.raw_names, _example_maps(model, spec), _example_maps(model, spec, batch=2), strict=True)
+    """The open axes of each raw map; maps that do not grow with the batch, such as anchors, have none.
+
+    Where maps are of several sizes, the names of their sides differ: runtimes take sides of one name for equal.
+    """
+    ones, twos = _example_maps(model, spec), _example_maps(model, spec, batch=2)
+    several = len({each.shape[2:] for each in ones if each.dim() == 4}) > 1
     axes = {}
-    grids: list[torch.Size] = []
-    for name, one, two in examples:
+    for name, one, two in zip(model.raw_names, ones, twos, strict=True):
         if one.shape != two.shape:
-            if one.shape[2:] not in grids:
-                grids.append(one.shape[2:])
-            # Axes of one title are of one size to the runtime: each grid has titles of its own.
-            number = grids.index(one.shape[2:]) or ""
-            open_axes = _open_axes(spec, f"rows{number}", f"columns{number}")
+            of = f" of {name}" if several else ""
+            open_axes = _open_axes(spec, f"rows{of}", f"columns{of}")
             axes[name] = {axis: title for axis, title in open_axes.items() if axis == 0 or one.dim() == 4}
     return axes
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from torch import nn
 
 from uhd.assigners import DynamicSoftLabelAssigner, build_assigner
-from uhd.codec import AnchorLayout
-from uhd.config import AnchorModelConfig, AssignConfig, Head, LossConfig, ModelConfig
+from uhd.codec import AnchorLayout, LevelLayout
+from uhd.config import AnchorModelConfig, AssignConfig, Head, LossConfig, ModelConfig, TinySSDConfig
 from uhd.losses.anchor import AnchorCriterion, AnchorScoring
 from uhd.losses.base import SeparableCriterion
 from uhd.losses.center import CenterCriterion
 from uhd.losses.gfl import GFLCriterion
 from uhd.losses.query import QueryCriterion
+from uhd.losses.ssd import SSDCriterion
 
 __all__ = [
     "CRITERIA",
@@ -22,6 +23,7 @@ __all__ = [
     "CenterCriterion",
     "GFLCriterion",
     "QueryCriterion",
+    "SSDCriterion",
     "SeparableCriterion",
     "build_criterion",
 ]
@@ -46,11 +48,17 @@ def _gfl(model: ModelConfig, loss: LossConfig, _: AssignConfig) -> nn.Module:
     return GFLCriterion(loss, DynamicSoftLabelAssigner(), model.num_classes)
 
 
+def _ssd(model: ModelConfig, loss: LossConfig, _: AssignConfig) -> nn.Module:
+    assert isinstance(model, TinySSDConfig)
+    return SSDCriterion(loss, LevelLayout(model.anchor_counts, model.num_classes, model.has_background))
+
+
 CRITERIA: dict[Head, Callable[[ModelConfig, LossConfig, AssignConfig], nn.Module]] = {
     "anchor": _anchor,
     "center": _center,
     "query": _query,
     "gfl": _gfl,
+    "ssd": _ssd,
 }
 
 

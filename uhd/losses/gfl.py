@@ -41,14 +41,14 @@ class GFLCriterion(nn.Module):
     def forward(self, preds: dict[str, Tensor], targets: Targets, total: Total = own) -> dict[str, Tensor]:
         """Weighted scalar terms, float32, the same keys at every step and each attached to the graph.
 
-        preds holds a map [B,C+4*BINS,h,w] of each level, in training besides one of each level of the auxiliary head.
+        preds holds a map [B,C+4*BINS,h,w] of each grid, in training besides one of each grid of the auxiliary head.
         total: see `uhd.losses.base`.
         """
         with torch.autocast(targets.boxes.device.type, enabled=False):
             heads = {
-                prefix: codec.split_levels(maps, self.num_classes)
+                prefix: codec.split_grids(maps, self.num_classes)
                 for prefix in ("", codec.AUX)
-                if (maps := codec.levels_in(preds, prefix))
+                if (maps := codec.grids_in(preds, prefix))
             }
             # The last one is the auxiliary head's, where there is one: it learns faster, so its labels are better.
             assignment = self._assign(list(heads.values())[-1], targets)

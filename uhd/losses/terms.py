@@ -11,6 +11,8 @@ VFL_GAMMA = 2.0
 FOCAL_ALPHA = 2.0
 FOCAL_BETA = 4.0
 QFL_BETA = 2.0
+CLASS_ALPHA = 0.25
+CLASS_GAMMA = 2.0
 
 
 def varifocal_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -53,3 +55,14 @@ def distribution_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
     log_p = logits.log_softmax(dim=-1)
     lower, upper = (log_p.gather(-1, index.unsqueeze(-1)).squeeze(-1) for index in (below, below + 1))
     return -(1 - share) * lower - share * upper
+
+
+def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Focal loss (arXiv:1708.02002), elementwise: logits and targets (0 or 1) of one shape.
+
+    -alpha (1-p)^gamma log p where the target is 1, -(1-alpha) p^gamma log(1-p) elsewhere.
+    """
+    p = logits.sigmoid()
+    positive = CLASS_ALPHA * (1 - p).pow(CLASS_GAMMA) * F.logsigmoid(logits)
+    negative = (1 - CLASS_ALPHA) * p.pow(CLASS_GAMMA) * F.logsigmoid(-logits)
+    return -torch.where(targets == 1, positive, negative)

@@ -9,6 +9,7 @@ from uhd.config import ModelConfig
 from uhd.models.base import Auxiliary, Detector, Preds, SplitDetector, count_macs, count_parameters, fold_batchnorm
 from uhd.models.cnn import build_cnn
 from uhd.models.nanodet import NanoDet
+from uhd.models.tinyssd import TinySSD
 from uhd.models.transformer import Transformer
 from uhd.models.ultratinyod import UltraTinyOD
 
@@ -17,6 +18,7 @@ ARCHS: dict[str, Callable[[Any], Detector]] = {
     "nanodet": NanoDet,
     "transformer": Transformer,
     "ultratinyod": UltraTinyOD,
+    "tinyssd": TinySSD,
 }
 """What makes a network of its section of the config, by the architecture's name."""
 

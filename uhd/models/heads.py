@@ -1,8 +1,9 @@
-"""Detectors by the kind of their raw maps: what all nets with an anchor map, or with a heat map, have in common."""
+"""Detectors by the kind of their raw maps: what all nets with an anchor map, a heat map or levels have in common."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uhd import codec
-from uhd.config import AnchorModelConfig
+from uhd.config import AnchorModelConfig, AnchorSizesConfig, TinySSDConfig
 from uhd.models.base import Detector, Preds
 
 PRIOR_PROBABILITY = 0.01
@@ -25,6 +26,13 @@ def start_unlikely(bias: Tensor | None) -> None:
         bias.fill_(-math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
 
 
+def anchors_of(cfg: AnchorSizesConfig) -> Tensor:
+    """The anchors of a section, [A,2] float32; ValueError where they are not set."""
+    if cfg.anchors is None:
+        raise ValueError(f"the anchors of {cfg.arch} are not set: give --anchors or --auto-anchors")
+    return torch.tensor(cfg.anchors, dtype=torch.float32)
+
+
 class AnchorDetector(Detector):
     """Raw maps: the anchor map, the anchors [A,2] (w, h, normalised) and their scale [A,2], learned or 1."""
 
@@ -33,11 +41,9 @@ class AnchorDetector(Detector):
 
     def __init__(self, cfg: AnchorModelConfig, *, learns_scale: bool) -> None:
         super().__init__(cfg)
-        if cfg.anchors is None:
-            raise ValueError(f"the anchors of {cfg.arch} are not set: give --anchors or --auto-anchors")
         self.layout = codec.AnchorLayout(cfg.num_anchors, cfg.num_classes, cfg.has_quality)
         self.raw_names = (self.layout.raw_name, "anchors", "wh_scale")
-        self.register_buffer("anchors", torch.tensor(cfg.anchors, dtype=torch.float32))
+        self.register_buffer("anchors", anchors_of(cfg))
         wh_scale = torch.ones(cfg.num_anchors, 2)
         if learns_scale:
             self.wh_scale = nn.Parameter(wh_scale)
@@ -101,3 +107,45 @@ class CenterDetector(Detector):
     def decoding(self) -> dict[str, Any]:
         """`uhd.export.decode_np.CenterDecoder` needs nothing beside the maps."""
         return {}
+
+
+class SSDDetector(Detector):
+    """Raw maps: for each level class logits and offsets, and the anchors [A,2] (w, h, normalised) of all levels."""
+
+    cfg: TinySSDConfig
+    anchors: Tensor
+
+    def __init__(self, cfg: TinySSDConfig) -> None:
+        super().__init__(cfg)
+        self.layout = codec.LevelLayout(cfg.anchor_counts, cfg.num_classes, cfg.has_background)
+        self.raw_names = self.layout.raw_names
+        self.register_buffer("anchors", anchors_of(cfg))
+
+    def add_head(self, widths: Sequence[int]) -> None:
+        """Makes two 3x3 convolutions on the features of each level, which have so many channels."""
+        layout = self.layout
+        self.cls, self.box = nn.ModuleList(), nn.ModuleList()
+        for width, count in zip(widths, layout.counts, strict=True):
+            cls = nn.Conv2d(width, count * layout.outputs, 3, padding=1)
+            assert cls.bias is not None
+            start_unlikely(cls.bias.data.view(count, layout.outputs)[:, : layout.num_classes])
+            self.cls.append(cls)
+            self.box.append(nn.Conv2d(width, count * 4, 3, padding=1))
+
+    def preds_of(self, features: Sequence[Tensor]) -> Preds:
+        """What `forward` gives, from the features [B,F,h,w] of each level, the finest first."""
+        maps = [layer(each) for each, *layers in zip(features, self.cls, self.box, strict=True) for layer in layers]
+        return {**dict(zip(self.raw_names, [*maps, self.anchors], strict=True)), "features": features[0]}
+
+    def candidates(self, preds: Preds) -> tuple[Tensor, Tensor]:
+        """Every prior: boxes [B,N,4] and scores [B,N,C]."""
+        priors = codec.split_levels(preds, self.layout)
+        return codec.decode_offsets(priors.box, priors.places), codec.level_scores(priors.cls, self.layout)
+
+    def decoding(self) -> dict[str, Any]:
+        """The settings of `uhd.export.decode_np.SSDDecoder`."""
+        return {"counts": list(self.layout.counts), "has_background": self.layout.has_background}
+
+    def details(self) -> dict[str, Any]:
+        """The stride of the finest level, and the anchors (w, h, normalised) level by level."""
+        return {**super().details(), "anchors": self.anchors.tolist()}

@@ -34,7 +34,7 @@ class NanoDet(Detector):
 
     def __init__(self, cfg: NanoDetConfig) -> None:
         super().__init__(cfg)
-        self.raw_names = codec.level_names(cfg.nanodet_strides)
+        self.raw_names = codec.grid_names(cfg.nanodet_strides)
         style = Style(cfg.neck_activation, True, eps=1e-5, momentum=0.1)
         channels, kernel = cfg.neck_channels, cfg.nanodet_kernel
         strides = [stride for stride in cfg.nanodet_strides if stride <= COARSEST_OF_BACKBONE]
@@ -59,11 +59,11 @@ class NanoDet(Detector):
 
     def candidates(self, preds: Preds) -> tuple[Tensor, Tensor]:
         """Every place of every grid: boxes [B,N,4] and scores [B,N,C]."""
-        places = codec.split_levels([preds[name].float() for name in self.raw_names], self.cfg.num_classes)
+        places = codec.split_grids([preds[name].float() for name in self.raw_names], self.cfg.num_classes)
         return codec.decode_distances(places.sides, places.points, places.cells), places.cls.sigmoid()
 
     def decoding(self) -> dict[str, Any]:
-        """The settings of `uhd.export.decode_np.LevelDecoder`."""
+        """The settings of `uhd.export.decode_np.GridDecoder`."""
         return {"num_classes": self.cfg.num_classes}
 
     def details(self) -> dict[str, Any]:
@@ -80,14 +80,14 @@ class NanoDetAuxiliary(Auxiliary):
 
     def __init__(self, cfg: NanoDetConfig, neck: GhostPAN) -> None:
         super().__init__()
-        self.names = codec.level_names(cfg.nanodet_strides, codec.AUX)
+        self.names = codec.grid_names(cfg.nanodet_strides, codec.AUX)
         self.neck = neck
         self.head = AuxiliaryHead(
             2 * cfg.neck_channels,
             cfg.num_classes,
             cfg.nanodet_aux_width,
             cfg.nanodet_aux_depth,
-            levels=len(cfg.nanodet_strides),
+            grids=len(cfg.nanodet_strides),
             activation=cfg.neck_activation,
         )
         self.is_detached = False

@@ -66,18 +66,18 @@ HEADS: dict[str, type[PlusHead] | type[PlusPlusHead]] = {"s": PlusHead, "m": Plu
 class AuxiliaryHead(nn.Module):
     """One head for all grids: dense 3x3 convolutions, apart for classes and boxes, and a scale for each grid's boxes.
 
-    in_channels: of the maps. width and depth: of the convolutions. levels: number of grids.
+    in_channels: of the maps. width and depth: of the convolutions. grids: their number.
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, width: int, depth: int, *, levels: int, activation: str
+        self, in_channels: int, num_classes: int, width: int, depth: int, *, grids: int, activation: str
     ) -> None:
         super().__init__()
         self.class_tower = _tower(in_channels, width, depth, activation)
         self.box_tower = _tower(in_channels, width, depth, activation)
         self.classes = nn.Conv2d(width, num_classes, 3, padding=1)
         self.boxes = nn.Conv2d(width, SIDES * BINS, 3, padding=1)
-        self.scales = nn.Parameter(torch.ones(levels))
+        self.scales = nn.Parameter(torch.ones(grids))
         _start(self, self.classes, num_classes)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
