@@ -25,7 +25,7 @@ from uhd.export.metadata import MERGED_NAME, SEPARATE_NAMES
 
 RAW_TOLERANCE = 1e-4
 DEEP = 110
-"""Convolutions from which on rounding adds up to ten times as much in a random network."""
+"""Convolutions from which on rounding adds up to ten times as much in a random network, whose values reach 80."""
 SOME = (
     "full head",
     "context",
@@ -92,7 +92,7 @@ def assert_same_maps(found, export, images):
     atol = RAW_TOLERANCE * (10 if depth >= DEEP else 1)
     for name, expected in raw_maps_of_torch(export, images).items():
         assert found[name].shape == expected.shape
-        np.testing.assert_allclose(found[name], expected, rtol=0, atol=atol)
+        np.testing.assert_allclose(found[name], expected, rtol=0, atol=atol * max(1, np.abs(expected).max() / 10))
 
 
 def test_raw_maps_are_those_of_torch(row):
