@@ -7,7 +7,6 @@ from onnx import ModelProto
 from torch import nn
 from torch.nn import functional as F
 
-from uhd.boxes import suppress
 from uhd.checkpoint import read_checkpoint, save_checkpoint
 from uhd.config import ExportConfig
 from uhd.export.build import Export, build_network, finish, prepare, save
@@ -120,8 +119,8 @@ def pictures(count, size, seed=0):
 def rows_of_torch(export, images):
     """What PyTorch finds: rows [B,topk,6] of score, class, cx, cy, w, h."""
     decode = export.decode
-    nms_iou = decode.nms_iou if export.model.uses_nms else None
-    found = suppress(export.model.decode(export.model(images), decode), decode.conf_thresh, nms_iou, decode.topk)
+    candidates = export.model.decode(export.model(images), decode)
+    found = export.model.finish(candidates, decode, decode.conf_thresh, decode.topk)
     size = found.boxes[..., 2:] - found.boxes[..., :2]
     centres = found.boxes[..., :2] + size / 2
     rows = torch.cat([found.scores[..., None], found.labels[..., None].clamp(min=0), centres, size], dim=-1)

@@ -159,6 +159,8 @@ USES = {
     "--loss-weight-obj 2": (ANCHOR_HEADS, ""),
     "--loss-weight-quality 2": (ANCHOR_HEADS, ""),
     "--loss-weight-cls 2": ("anchor ultratinyod transformer nanodet tinyssd", ""),
+    "--nms soft": (f"{PRIORS} nanodet", ""),
+    "--nms-sigma .3 --nms soft": (f"{PRIORS} nanodet", ""),
     "--nms-iou .4": (f"{PRIORS} nanodet", ""),
     "--loss-weight-hm 2": ("center resnet", ""),
     "--loss-weight-off 2": ("center resnet", ""),

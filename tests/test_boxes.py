@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from torchvision.ops import complete_box_iou_loss, generalized_box_iou_loss
 
-from uhd.boxes import box_area, box_iou, box_similarity, suppress
+from uhd.boxes import box_area, box_iou, box_similarity, soft_suppress, suppress
 from uhd.types import IGNORED, PADDING, Detections
 
 SIZE_MISMATCH = 4 / math.pi**2 * (math.atan(2) - math.atan(0.5)) ** 2  # of a 2x1 and a 1x2 box
@@ -260,3 +261,81 @@ def test_pictures_without_candidates_stay_empty_beside_others():
 
     assert [len(rows_of(found, image)) > 0 for image in range(4)] == [False, True, False, True]
     assert rows_of(found, 3) == expected_rows(candidates, 3, 0.2, 0.5, 10)
+
+
+# --- soft suppression ---------------------------------------------------------------------------
+
+
+def soft_by_definition(boxes, scores, labels, threshold, sigma):
+    """Bodla et al. (arXiv:1704.04503), figure 2, in plain Python: indices and scores."""
+    left = dict(enumerate(scores))
+    found = []
+    while left:
+        best = max(left, key=lambda index: (left[index], -index))
+        score = left.pop(best)
+        if score < threshold or score <= 0:
+            break
+        found.append((best, score))
+        for index in left:
+            if labels[index] == labels[best]:
+                left[index] *= math.exp(
+                    -(float(torchvision.ops.box_iou(boxes[best][None], boxes[index][None])) ** 2) / sigma
+                )
+    return found
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 3.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.3])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_soft_suppression_is_that_of_its_definition(classes, threshold, sigma):
+    generator = torch.Generator().manual_seed(classes)
+    corner = torch.rand(2, 40, 2, generator=generator, dtype=torch.float64)
+    boxes = torch.cat([corner, corner + torch.rand(2, 40, 2, generator=generator, dtype=torch.float64) * 0.6], dim=2)
+    scores = torch.rand(2, 40, generator=generator, dtype=torch.float64).sort(dim=1, descending=True).values
+    labels = torch.randint(0, classes, (2, 40), generator=generator)
+    for topk in (1, 7, 60):
+        found = soft_suppress(Detections(boxes, scores, labels), threshold, sigma, topk)
+        for image in range(2):
+            expected = soft_by_definition(boxes[image], scores[image].tolist(), labels[image], threshold, sigma)[:topk]
+            rows = [index for index, _ in expected]
+            shown = len(rows)
+            torch.testing.assert_close(
+                found.scores[image, :shown], torch.tensor([score for _, score in expected]).double()
+            )
+            assert torch.equal(found.boxes[image, :shown], boxes[image, rows])
+            assert torch.equal(found.labels[image, :shown], labels[image, rows])
+            assert (found.labels[image, shown:] == PADDING).all()
+            assert not found.scores[image, shown:].any()
+            assert not found.boxes[image, shown:].any()
+
+
+BOX, NEAR = (0.0, 0.0, 0.4, 0.4), (0.0, 0.0, 0.4, 0.2)  # IoU 0.5
+SOFT = {
+    # boxes, scores, labels, threshold, what is shown with its score; sigma 0.5: a factor of e^-0.5
+    "nothing": ([], [], [], 0.1, []),
+    "one": ([BOX], [0.9], [0], 0.1, [(0, 0.9)]),
+    "below": ([BOX], [0.05], [0], 0.1, []),
+    "none of score 0": ([BOX], [0.0], [0], 0.0, []),
+    "two": ([BOX, NEAR], [0.9, 0.8], [0, 0], 0.1, [(0, 0.9), (1, 0.8 * math.exp(-0.5))]),
+    "falls below": ([BOX, NEAR], [0.9, 0.8], [0, 0], 0.5, [(0, 0.9)]),
+    "of two classes": ([BOX, NEAR], [0.9, 0.8], [0, 1], 0.5, [(0, 0.9), (1, 0.8)]),
+    "identical": ([BOX, BOX], [0.9, 0.9], [0, 0], 0.1, [(0, 0.9), (1, 0.9 * math.exp(-2))]),
+    "touching": ([BOX, (0.4, 0.0, 0.8, 0.4)], [0.9, 0.8], [0, 0], 0.1, [(0, 0.9), (1, 0.8)]),
+    "sorted anew": ([BOX, NEAR, (0.6, 0.6, 1, 1)], [0.9, 0.8, 0.7], [0] * 3, 0.1, [(0, 0.9), (2, 0.7), (1, 0.485225)]),
+    "without area": ([BOX, (0.1, 0.1, 0.1, 0.1)], [0.9, 0.8], [0, 0], 0.1, [(0, 0.9), (1, 0.8)]),
+    "unused rows": ([BOX, BOX], [0.9, 0.8], [0, PADDING], 0.1, [(0, 0.9)]),
+}
+
+
+@pytest.mark.parametrize("case", SOFT)
+def test_soft_suppression_of_few(case):
+    boxes, scores, labels, threshold, expected = SOFT[case]
+    candidates = Detections(
+        torch.tensor(boxes).view(1, -1, 4), torch.tensor(scores).view(1, -1), torch.tensor(labels).long().view(1, -1)
+    )
+    found = soft_suppress(candidates, threshold, 0.5, 5)
+    assert found.boxes.shape == (1, 5, 4)
+    count = int((found.labels[0] != PADDING).sum())
+    assert count == len(expected)
+    np.testing.assert_allclose(found.scores[0, :count], [score for _, score in expected], rtol=1e-5)
+    assert torch.equal(found.boxes[0, :count], candidates.boxes[0, [row for row, _ in expected]])

@@ -45,7 +45,7 @@ FLAGS = words("""
 --epochs --stop-epoch --patience --batch-size --grad-accum --sync-bn --optimizer --lr --lr-schedule
 --warmup-epochs --weight-decay
 --grad-clip-norm --use-amp --use-ema --ema-decay
---conf-thresh --topk --nms-iou --pre-nms-topk
+--conf-thresh --topk --nms-iou --nms --nms-sigma --pre-nms-topk
 --eval-interval --map-conf-thresh --coco-eval --coco-per-class
 --exp-name --ckpt-out --log-dir --device --resume --ckpt --ckpt-non-strict --val-only --inspect --preview-aug
 --log-interval

@@ -58,6 +58,8 @@ MISTAKES = {
     # What is said about the detector
     "threshold 2": ("--onnx m.onnx --images in --conf-thresh 2", "--conf-thresh 2", "0 to 1"),
     "threshold nan": ("--onnx m.onnx --images in --conf-thresh nan", "--conf-thresh nan", "0 to 1"),
+    "another suppression": ("--onnx m.onnx --images in --nms no", "--nms", "'no'", "hard, soft"),
+    "sigma 0": ("--onnx m.onnx --images in --nms-sigma 0", "--nms-sigma 0", "above 0"),
     "overlap 2": ("--onnx m.onnx --images in --nms-iou 2", "--nms-iou 2", "0 to 1"),
     "no detection": ("--onnx m.onnx --images in --topk 0", "--topk 0", "at least 1"),
     "fewer than no threads": ("--onnx m.onnx --images in --threads -1", "--threads -1", "at least 0"),
@@ -65,6 +67,7 @@ MISTAKES = {
     "unknown score mode": ("--onnx raw.onnx --images in --score-mode best", "--score-mode", "'best'", "obj*cls"),
     "unknown resize mode": ("--onnx m.onnx --images in --resize-mode cubic", "--resize-mode", "'cubic'"),
     "score mode of finished rows": ("--onnx m.onnx --images in --score-mode cls", "m.onnx", "--score-mode"),
+    "suppression of finished rows": ("--onnx m.onnx --images in --nms soft", "m.onnx", "--nms", "part of this graph"),
     "overlap of finished rows": ("--onnx m.onnx --images in --nms-iou 0.3", "m.onnx", "--nms-iou"),
     "lower than the file's": ("--onnx cut.onnx --images in --conf-thresh 0.1", "cut.onnx", "--conf-thresh 0.1", "0.2"),
     "more than the file's": ("--onnx m.onnx --images in --topk 1000", "m.onnx", "--topk 1000", "100"),

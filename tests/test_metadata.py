@@ -137,7 +137,9 @@ def test_a_file_of_another_program():
 
 DAMAGED = {
     **{
-        f"no {key}": (lambda props, key=key: props.pop(key)) for key in metadata_of().to_props() if key != "uhd_version"
+        f"no {key}": (lambda props, key=key: props.pop(key))
+        for key in metadata_of().to_props()
+        if key not in ("uhd_version", "nms", "nms_sigma")
     },
     "unknown outputs": lambda props: props.update(outputs="heat map"),
     "size of one number": lambda props: props.update(img_size="[64]"),
@@ -146,6 +148,8 @@ DAMAGED = {
     "names that are none": lambda props: props.update(class_names="null"),
     "names that are a number": lambda props: props.update(class_names="3"),
     "threshold in words": lambda props: props.update(conf_thresh="low"),
+    "no suppression": lambda props: props.update(nms="none"),
+    "suppression of no width": lambda props: props.update(nms_sigma="0"),
     "no threshold": lambda props: props.update(conf_thresh="null"),
     "rows in words": lambda props: props.update(topk="many"),
     "another range": lambda props: props.update(input_range="0-255"),

@@ -8,8 +8,10 @@ import torch
 import torchvision
 
 from uhd import codec
+from uhd.boxes import soft_suppress as soft_suppress_by_torch
 from uhd.export.decode_np import AnchorDecoder, Candidates, build_decoder
-from uhd.export.outputs_np import read_rows, read_separate, suppress
+from uhd.export.outputs_np import read_rows, read_separate, soft_suppress, suppress
+from uhd.types import Detections
 
 SCORE_MODES = ("obj*quality*cls", "quality*cls", "obj*cls", "cls")
 
@@ -174,6 +176,30 @@ def test_few_boxes(case):
     found = suppress(candidates, iou, 100)
     np.testing.assert_array_equal(found.boxes, candidates.boxes[remain])
     np.testing.assert_array_equal(found.labels, candidates.labels[remain])
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+@pytest.mark.parametrize("count", [0, 1, 2, 60, 400])
+@pytest.mark.parametrize("sigma", [0.1, 0.5])
+def test_soft_suppression_is_that_of_training(classes, count, sigma):
+    rng = np.random.default_rng(count)
+    corner = rng.uniform(-1, 1, (count, 2))
+    corners = np.concatenate([corner, corner + rng.uniform(0, 0.6, (count, 2))], axis=1)
+    scores = np.round(rng.uniform(0, 1, count), 1)  # many tie
+    candidates = found_in(corners, scores, rng.integers(0, classes, count))
+    for threshold in (0.0, 0.4):
+        expected = boxes_of_training(candidates, threshold, sigma, 100)
+        found = soft_suppress(candidates, threshold, sigma, 100)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-6)
+        np.testing.assert_array_equal(found.boxes, expected.boxes)
+
+
+def boxes_of_training(candidates, threshold, sigma, topk):
+    batch = Detections(*(torch.from_numpy(field)[None] for field in candidates))
+    shown = soft_suppress_by_torch(batch, threshold, sigma, topk)
+    rows = (each[0].numpy() for each in (shown.boxes, shown.scores, shown.labels))
+    return Candidates(*rows).take(shown.labels[0].numpy() >= 0)
 
 
 # --- finished outputs ---------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The detector of the runtime: how files of every form are fed and read, and what it refuses."""
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +12,6 @@ from helpers import make_config
 from tiny_onnx import LEFT, RIGHT, SIDE, write_halves, write_rows
 from variants import variant_config
 
-from uhd.boxes import suppress
 from uhd.data.resize import resize
 from uhd.runtime import DEFAULT_CONF_THRESH, Detector, Overrides
 
@@ -54,7 +54,7 @@ def expected_in(image, export, conf_thresh, topk):
     small = resize(image, export.config.input.img_size, export.config.input.resize_mode)
     inputs = torch.from_numpy(np.ascontiguousarray(small[..., ::-1])).permute(2, 0, 1).float().div(255)[None]
     decode = export.decode
-    found = suppress(export.model.decode(export.model(inputs), decode), conf_thresh, decode.nms_iou, topk)
+    found = export.model.finish(export.model.decode(export.model(inputs), decode), decode, conf_thresh, topk)
     used = found.labels[0] >= 0
     height, width = image.shape[:2]
     boxes = found.boxes[0, used].numpy() * np.array([width, height, width, height], np.float32)
@@ -240,6 +240,43 @@ def test_suppression_and_scores_of_raw_maps(files, checkpoint):
     assert lifted.scores[0] > plain.scores[0]
     finished = Overrides(conf_thresh=0.05, nms_iou=0.5)  # what the graph has done already
     assert_same(Detector(files["merged"], finished)(image), Detector(files["merged"], LOW)(image))
+
+
+def softly(sigma=0.5):
+    """The same network, validated with soft suppression."""
+    cfg = variant_config("three classes, vfl")
+    return dataclasses.replace(cfg, decode=dataclasses.replace(cfg.decode, nms="soft", nms_sigma=sigma))
+
+
+def test_soft_suppression_of_raw_maps(checkpoint, tmp_path):
+    """By the file, where the run was validated so; by the caller in any case, with the same detections."""
+    image = photos(2)[1]
+    soft = write_checkpoint(tmp_path, softly(sigma=0.3))
+    path = write_onnx(tmp_path / "soft.onnx", soft, merge_postprocess=False, topk=30)
+    export = prepared(soft, merge_postprocess=False, topk=30)
+    assert (export.metadata.nms, export.metadata.nms_sigma) == ("soft", 0.3)
+    found = Detector(path, LOW)(image)
+    assert_found(found, *expected_in(image, export, 0.05, 30), side=90)
+    hard = write_onnx(tmp_path / "hard.onnx", checkpoint, merge_postprocess=False, topk=30)
+    assert Detector(hard).metadata.nms == "hard"
+    by_caller = Detector(hard, Overrides(conf_thresh=0.05, nms="soft", nms_sigma=0.3))(image)
+    assert_same(by_caller, found)
+
+
+def test_merged_files_suppress_hard(tmp_path, caplog):
+    detector = Detector(write_onnx(tmp_path / "m.onnx", write_checkpoint(tmp_path, softly())))
+    assert detector.metadata.nms == "hard"
+    assert ["raw maps keep --nms soft" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_files_of_earlier_versions_suppress_hard(files, tmp_path):
+    model = onnx.load(files["raw"])
+    props = {prop.key: prop.value for prop in model.metadata_props if not prop.key.startswith("nms_s")}
+    del props["nms"]
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, props)
+    onnx.save(model, tmp_path / "m.onnx")
+    assert Detector(tmp_path / "m.onnx").metadata == Detector(files["raw"]).metadata
 
 
 # --- files that say nothing of themselves -------------------------------------------------------

@@ -87,9 +87,43 @@ def suppress(candidates: Detections, conf_thresh: float, iou_thresh: float | Non
     rank = torch.arange(len(keep), device=image.device) - (counts.cumsum(0) - counts)[image]
     inside = rank < topk
     keep, image, rank = keep[inside], image[inside], rank[inside]
-    result = Detections(
-        boxes.new_zeros(batch, topk, 4), scores.new_zeros(batch, topk), labels.new_full((batch, topk), PADDING)
-    )
+    result = _no_detections(candidates, batch, topk)
     result.boxes[image, rank], result.scores[image, rank] = boxes[keep], scores[keep]
     result.labels[image, rank] = labels[keep]
     return result
+
+
+def soft_suppress(candidates: Detections, conf_thresh: float, sigma: float, topk: int) -> Detections:
+    """The same with Gaussian soft suppression (arXiv:1704.04503): boxes that overlap a better one lose score.
+
+    The best box left is shown next, and the scores of all others of its class in the picture fall by
+    exp(-IoU^2 / sigma); what falls below the threshold goes. Where scores tie, the first candidate is the better one.
+    """
+    batch, count = candidates.scores.shape
+    boxes, labels = candidates.boxes.double(), candidates.labels
+    is_found = (candidates.scores >= conf_thresh) & (candidates.scores > 0) & (labels >= 0)
+    left = torch.where(is_found, candidates.scores, 0).double()
+    result = _no_detections(candidates, batch, topk)
+    for rank in range(min(topk, count)):
+        # Decayed scores are no longer sorted: the best is looked for each time.
+        best, row = left.max(dim=1, keepdim=True)
+        score = best.to(candidates.scores.dtype)
+        is_shown = (score >= conf_thresh) & (score > 0)
+        if not is_shown.any():
+            break
+        box, label = boxes.gather(1, row.unsqueeze(2).expand(-1, -1, 4)), labels.gather(1, row)
+        result.boxes[:, rank] = torch.where(is_shown, box.squeeze(1).to(candidates.boxes.dtype), 0)
+        result.scores[:, rank] = torch.where(is_shown, score, 0).squeeze(1)
+        result.labels[:, rank] = torch.where(is_shown, label, PADDING).squeeze(1)
+        falls = torch.where(labels == label, torch.exp(-box_iou(boxes, box).square() / sigma), 1.0)
+        left = (left * falls).scatter(1, row, 0.0)
+    return result
+
+
+def _no_detections(like: Detections, batch: int, topk: int) -> Detections:
+    """Unused rows only."""
+    return Detections(
+        like.boxes.new_zeros(batch, topk, 4),
+        like.scores.new_zeros(batch, topk),
+        like.labels.new_full((batch, topk), PADDING),
+    )

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from uhd import dist
-from uhd.boxes import suppress
 from uhd.config import Config
 from uhd.data.loader import BatchLoader
 from uhd.eval.coco import coco_metrics
@@ -185,14 +184,13 @@ def evaluate(model: Detector, task: DetectionTask, loader: BatchLoader, cfg: Con
     device = next(model.parameters()).device
     means = TermMeans()
     metric = MeanAP(len(cfg.labels.class_names), cfg.input.img_size, cfg.decode.conf_thresh)
-    nms_iou = cfg.decode.nms_iou if model.uses_nms else None
     for images, targets in progress_bar(loader, progress.title, len(loader)):
         progress.check()
         moved = targets.to(device, non_blocking=True)
         preds = model(to_input(images, device))
         means.add(task.terms(preds, moved), len(images))
         candidates = model.decode(preds, cfg.decode)
-        found = suppress(candidates, cfg.eval.map_conf_thresh, nms_iou, MAP_DETECTIONS)
+        found = model.finish(candidates, cfg.decode, cfg.eval.map_conf_thresh, MAP_DETECTIONS)
         metric.update(
             targets.image_ids.numpy(),
             targets.sizes.numpy(),

@@ -330,6 +330,10 @@ def _warn_unused(typed: Typed, cfg: Config) -> None:
         idle["simota_topk"] = "has no effect without --anchor-assigner simota"
     if not getattr(model, "has_quality", True):
         idle["loss_weight_quality"] = "has no effect without --use-improved-head"
+    if cfg.decode.nms == "soft":
+        idle["nms_iou"] = "has no effect with --nms soft"
+    else:
+        idle["nms_sigma"] = "has no effect without --nms soft"
     if not cfg.optim.use_ema:
         idle["ema_decay"] = "has no effect without --use-ema"
     idle |= cfg.distill.idle()

@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uhd.config import ResizeMode, ScoreMode
-from uhd.config.values import MAX_SIDE
+from uhd.config.values import MAX_SIDE, Suppression
 from uhd.data.resize import resize
 from uhd.export.decode_np import Candidates, Floats
 from uhd.export.metadata import Metadata
-from uhd.export.outputs_np import Port, build_reader, recognise, suppress
+from uhd.export.outputs_np import Port, build_reader, finish, recognise
 from uhd.reading import why_not_plain
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it sends usage data; read when it is loaded
@@ -63,13 +63,15 @@ class Overrides:
     """What the caller says in place of the file; None keeps the file's, or the default of a file that says nothing.
 
     conf_thresh: lowest score, default the file's threshold of best F1. nms_iou: overlap above which
-    the lower-scored box of a class goes. topk: most boxes a picture. resize_mode: see
-    `uhd.data.resize`. score_mode: the factors of a score, for raw maps. quality_power:
+    the lower-scored box of a class goes. nms: hard, or soft of width nms_sigma. topk: most boxes a
+    picture. resize_mode: see `uhd.data.resize`. score_mode: the factors of a score, for raw maps. quality_power:
     exponent of the quality in it. class_names: one a class.
     """
 
     conf_thresh: float | None = None
     nms_iou: float | None = None
+    nms: Suppression | None = None
+    nms_sigma: float | None = None
     topk: int | None = None
     resize_mode: ResizeMode | None = None
     score_mode: ScoreMode | None = None
@@ -81,6 +83,10 @@ class Overrides:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} {value}: expected a number from 0 to 1")
+        if self.nms is not None and self.nms not in get_args(Suppression):
+            raise ValueError(f"nms {self.nms!r}: expected one of {', '.join(get_args(Suppression))}")
+        if self.nms_sigma is not None and not 0 < self.nms_sigma < np.inf:
+            raise ValueError(f"nms_sigma {self.nms_sigma}: expected a number above 0")
         if self.quality_power is not None and not 0 <= self.quality_power < np.inf:
             raise ValueError(f"quality_power {self.quality_power}: expected a number >= 0")
         if self.topk is not None and self.topk < 1:
@@ -123,7 +129,6 @@ class Detector:
             raise ValueError(f"{self.path}: {error}") from None
         chosen = (overrides.conf_thresh, self.metadata.best_f1_threshold, DEFAULT_CONF_THRESH)
         self.conf_thresh: float = next(value for value in chosen if value is not None)
-        self._nms_iou = self.metadata.nms_iou if self.metadata.uses_nms and not _is_finished(self.metadata) else None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -165,7 +170,9 @@ class Detector:
             raise ValueError(f"{self.path}: cannot be run on {list(inputs.shape)} ({_reason(error)})") from None
         threshold = max(self.conf_thresh, self.metadata.conf_thresh)
         candidates = self._read_outputs(outputs, threshold, self.metadata.pre_nms_topk)
-        return [suppress(each, self._nms_iou, self.metadata.topk) for each in candidates]
+        if _is_finished(self.metadata):
+            return [each.take(slice(self.metadata.topk)) for each in candidates]
+        return [finish(each, self.metadata, threshold) for each in candidates]
 
     def _finish(self, found: Candidates, shape: tuple[int, ...]) -> Detections:
         """Boxes in pixels of the picture."""
@@ -249,7 +256,7 @@ def _fixed(shape: Sequence[Any]) -> tuple[int | None, ...]:
 
 def _override(metadata: Metadata, overrides: Overrides) -> Metadata:
     """The contract with what the caller says otherwise; ValueError for what the graph has settled already."""
-    fields = ("nms_iou", "topk", "resize_mode", "class_names")
+    fields = ("nms_iou", "nms", "nms_sigma", "topk", "resize_mode", "class_names")
     typed = {name: getattr(overrides, name) for name in fields if getattr(overrides, name) is not None}
     decoding = dict(metadata.decoding)
     for name in ("score_mode", "quality_power"):
@@ -259,8 +266,10 @@ def _override(metadata: Metadata, overrides: Overrides) -> Metadata:
                 raise ValueError(f"{name} is part of this graph; it can be set for raw maps only")
             decoding[name] = value
     if _is_finished(metadata):
-        if typed.get("nms_iou", metadata.nms_iou) != metadata.nms_iou:
-            raise ValueError(f"nms_iou is part of this graph ({metadata.nms_iou:g}); export it anew or use raw maps")
+        for name in ("nms_iou", "nms", "nms_sigma"):
+            own = getattr(metadata, name)
+            if typed.get(name, own) != own:
+                raise ValueError(f"{name} is part of this graph ({own}); export it anew or use raw maps")
         if typed.get("topk", 0) > metadata.topk:
             raise ValueError(f"topk {typed['topk']}: this graph gives at most {metadata.topk} boxes")
     if overrides.conf_thresh is not None and overrides.conf_thresh < metadata.conf_thresh:

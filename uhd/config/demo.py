@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from uhd.config.options import Scope, Section, flag_of, option
-from uhd.config.run import MAX_PIXELS_HELP, DataConfig, check_max_pixels, check_thresholds
-from uhd.config.values import ResizeMode, ScoreMode, Size, parse_optional_path, parse_resize_mode, parse_size
+from uhd.config.run import MAX_PIXELS_HELP, DataConfig, check_max_pixels, check_sigma, check_thresholds
+from uhd.config.values import (
+    ResizeMode,
+    ScoreMode,
+    Size,
+    Suppression,
+    parse_optional_path,
+    parse_resize_mode,
+    parse_size,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,16 @@ class DemoConfig(Section):
         "Overlap (IoU) above which the lower-scored box of a class goes, where the file does not suppress by itself. "
         "Default: the file's, else 0.5.",
     )
+    nms: Suppression | None = option(
+        None,
+        "What becomes of boxes that overlap a better one of their class, where the file does not suppress by itself: "
+        "hard: they go; soft: their scores fall with the overlap (Gaussian soft-NMS). Default: the file's, else hard.",
+    )
+    nms_sigma: float | None = option(
+        None,
+        "Width of soft suppression: a score falls by exp(-IoU^2 / sigma) for each better box. Default: the file's, "
+        "else 0.5.",
+    )
     topk: int | None = option(None, "Most detections a picture. Default: the file's, else 100.")
     resize_mode: ResizeMode | None = option(
         None,
@@ -87,6 +105,7 @@ class DemoConfig(Section):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)}: choose one to look at")
         check_thresholds(self, "conf_thresh", "nms_iou")
+        check_sigma(self.nms_sigma)
         check_max_pixels(self.max_pixels)
         for name, minimum in {"camera": 0, "topk": 1, "threads": 0, "max_frames": 0}.items():
             value = getattr(self, name)

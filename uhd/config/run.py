@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from uhd.config.options import Scope, Section, derived, flag_of, option
-from uhd.config.values import parse_optional_path
+from uhd.config.values import NMS_SIGMA, Suppression, parse_optional_path
 
 MAX_CACHE_PX = 2048
 MAX_PIXELS = 2**28
@@ -233,6 +233,12 @@ def check_thresholds(section: Section, *names: str) -> None:
             raise ValueError(f"{flag_of(name)} {value}: expected a number from 0 to 1")
 
 
+def check_sigma(value: float | None) -> None:
+    """ValueError for a --nms-sigma that is no finite number above 0; None is one that is not set."""
+    if value is not None and not 0 < value < math.inf:
+        raise ValueError(f"--nms-sigma {value}: expected a number above 0")
+
+
 @dataclass(frozen=True)
 class DecodeConfig(Section):
     """From raw maps to detections."""
@@ -249,10 +255,22 @@ class DecodeConfig(Section):
     nms_iou: float = option(
         0.5, "Overlap (IoU) above which the lower-scored box of a class goes.", heads=("anchor", "gfl", "ssd")
     )
+    nms: Suppression = option(
+        "hard",
+        "What becomes of boxes that overlap a better one of their class: hard: they go; soft: their scores fall with "
+        "the overlap (Gaussian soft-NMS).",
+        heads=("anchor", "gfl", "ssd"),
+    )
+    nms_sigma: float = option(
+        NMS_SIGMA,
+        "Width of soft suppression: a score falls by exp(-IoU^2 / sigma) for each better box.",
+        heads=("anchor", "gfl", "ssd"),
+    )
     pre_nms_topk: int = option(512, "Best candidates that enter the suppression.")
 
     def __post_init__(self) -> None:
         check_thresholds(self, "conf_thresh", "nms_iou")
+        check_sigma(self.nms_sigma)
         for name in ("topk", "pre_nms_topk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")

@@ -12,6 +12,11 @@ RESIZE_MODE_ALIASES = {"keras_bilinear": "torch_bilinear", "keras_nearest": "tor
 ScoreMode = Literal["obj*quality*cls", "quality*cls", "obj*cls", "cls"]
 """The factors of a detection's score."""
 
+Suppression = Literal["hard", "soft"]
+"""What becomes of a box that overlaps a better one of its class: it goes, or its score falls with the overlap."""
+NMS_SIGMA = 0.5
+"""Width of soft suppression: a score falls by exp(-IoU^2 / sigma) (arXiv:1704.04503)."""
+
 Size = tuple[int, int]
 MAX_SIDE = 4096
 Pairs = tuple[tuple[float, float], ...]

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from uhd.config import DataConfig
 from uhd.data import tar_shards
@@ -158,14 +158,15 @@ def _expand_tars(pattern: str, bases: Sequence[str], place: str) -> list[str]:
         raise ValueError(f"{place}: a range of too many tar files; expected braces as in shards-{{000..099}}.tar")
     if _NESTED.search(pattern):
         raise ValueError(f"{place}: braces within braces; expected them as in shards-{{000..099}}.tar")
-    found: list[str] = []
     try:
-        for name in braceexpand(pattern):
-            if len(found) == MAX_TARS:
-                raise ValueError(f"{place}: stands for more than {MAX_TARS:,} tar files")
-            found.append(_existing(name, bases, f"{place}: no such tar file"))
-    except UnbalancedBracesError as error:
+        names = braceexpand(pattern)
+    except ValueError as error:
         raise ValueError(f"{place}: {error}; expected braces as in shards-{{000..099}}.tar") from None
+    found: list[str] = []
+    for name in names:
+        if len(found) == MAX_TARS:
+            raise ValueError(f"{place}: stands for more than {MAX_TARS:,} tar files")
+        found.append(_existing(name, bases, f"{place}: no such tar file"))
     return found
 
 

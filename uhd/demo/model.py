@@ -24,6 +24,8 @@ def load_detector(cfg: DemoConfig) -> Detector:
     overrides = Overrides(
         conf_thresh=cfg.conf_thresh,
         nms_iou=cfg.nms_iou,
+        nms=cfg.nms,
+        nms_sigma=cfg.nms_sigma,
         topk=cfg.topk,
         resize_mode=cfg.resize_mode,
         score_mode=cfg.score_mode,

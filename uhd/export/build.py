@@ -53,8 +53,11 @@ def prepare(checkpoint: Checkpoint, cfg: Config, options: ExportConfig) -> Expor
         log.warning("--nms-iou has no effect: the boxes of this %s are not suppressed", cfg.model.arch)
     folded = fold_batchnorm(model)
     assert isinstance(folded, Detector)
+    if cfg.decode.nms == "soft" and options.merge_postprocess:
+        log.warning("--merge-postprocess: a graph suppresses hard, where this run's soft; raw maps keep --nms soft")
     decode = dataclasses.replace(
         cfg.decode,
+        nms="hard" if options.merge_postprocess else cfg.decode.nms,
         conf_thresh=options.conf_thresh,
         topk=options.topk,
         nms_iou=cfg.decode.nms_iou if options.nms_iou is None else options.nms_iou,
@@ -85,6 +88,8 @@ def _metadata(
         uses_nms=model.uses_nms,
         conf_thresh=0.0 if outputs == "raw" else decode.conf_thresh,
         nms_iou=decode.nms_iou,
+        nms=decode.nms,
+        nms_sigma=decode.nms_sigma,
         topk=decode.topk,
         pre_nms_topk=decode.pre_nms_topk,
         best_f1_threshold=metrics.get("val/best_f1_threshold"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from uhd.config import ResizeMode
 from uhd.config.inputs import MAX_CLASSES
-from uhd.config.values import MAX_SIDE
+from uhd.config.values import MAX_SIDE, NMS_SIGMA, Suppression
 
 Outputs = Literal["merged", "separate", "raw"]
 Precision = Literal["float32", "int8"]
@@ -51,6 +52,8 @@ class Metadata:
     uses_nms: bool = True
     conf_thresh: float = 0.0
     nms_iou: float = 0.5
+    nms: Suppression = "hard"
+    nms_sigma: float = NMS_SIGMA
     topk: int = 100
     pre_nms_topk: int = 512
     best_f1_threshold: float | None = None
@@ -86,7 +89,11 @@ class Metadata:
     @classmethod
     def _read(cls, props: Mapping[str, str]) -> Metadata:
         found = {key: _plain(key, text) for key, text in props.items()}
-        values = {f.name: found.pop(f.name) for f in dataclasses.fields(cls) if f.name not in ("decoding", "details")}
+        values = {
+            f.name: found.pop(f.name, f.default) if f.name in _LATER else found.pop(f.name)
+            for f in dataclasses.fields(cls)
+            if f.name not in ("decoding", "details")
+        }
         values["decoding"] = {key: found.pop(key) for key in found.pop("decoding_keys")}
         values["details"] = found
         for name in ("uhd_version", "arch", "resize_mode", "decoder", *_CONSTANT_FIELDS):
@@ -105,6 +112,7 @@ class Metadata:
             values[name] = None if values[name] is None else _share(name, values[name])
         for name in ("conf_thresh", "nms_iou"):
             values[name] = _share(name, values[name])
+        values["nms_sigma"] = _positive("nms_sigma", values["nms_sigma"])
         for name in ("topk", "pre_nms_topk"):
             values[name] = _whole(name, values[name], 1, MAX_ROWS)
         values["epoch"] = _whole("epoch", values["epoch"], 0, 2**31)
@@ -122,7 +130,10 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "resize_mode": get_args(ResizeMode),
     "precision": get_args(Precision),
     "uses_nms": (True, False),
+    "nms": get_args(Suppression),
 }
+_LATER = ("nms", "nms_sigma")
+"""Fields that files of earlier versions do not have."""
 
 
 def _plain(key: str, text: str) -> Any:
@@ -148,6 +159,13 @@ def _share(name: str, value: Any) -> float:
     number = float(value)
     if not 0 <= number <= 1:
         raise ValueError(f"{name} {number}; expected 0 to 1")
+    return number
+
+
+def _positive(name: str, value: Any) -> float:
+    number = float(value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} {number}; expected a number above 0")
     return number
 
 

@@ -63,6 +63,40 @@ def suppress(found: Candidates, iou_thresh: float | None, topk: int) -> Candidat
     return found.take(np.sort(np.asarray(kept, dtype=np.int64))[:topk])
 
 
+def soft_suppress(found: Candidates, conf_thresh: float, sigma: float, topk: int) -> Candidates:
+    """Class-wise Gaussian soft suppression of candidates sorted by score: the twin of `boxes.soft_suppress`."""
+    boxes, left = found.boxes.astype(np.float64), found.scores.astype(np.float64)
+    chosen: list[int] = []
+    scores: list[np.floating[Any]] = []
+    while len(chosen) < min(topk, len(left)):
+        best = int(left.argmax())
+        score = left[best].astype(found.scores.dtype)
+        if score <= 0 or score < conf_thresh:
+            break
+        chosen.append(best)
+        scores.append(score)
+        falls = np.exp(-np.square(_iou(boxes, boxes[best])) / sigma)
+        left = np.where(found.labels == found.labels[best], left * falls, left)
+        left[best] = 0
+    return found.take(np.array(chosen, dtype=np.int64))._replace(scores=np.array(scores, dtype=found.scores.dtype))
+
+
+def _iou(boxes: NDArray[np.float64], box: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU of boxes [K,4] with one [4]; boxes without area give 0."""
+    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
+    inter = sides.clip(min=0).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1)
+    overlap: NDArray[np.float64] = inter / (areas + (box[2:] - box[:2]).clip(min=0).prod() - inter).clip(min=1e-9)
+    return overlap
+
+
+def finish(found: Candidates, metadata: Metadata, conf_thresh: float) -> Candidates:
+    """The detections among a picture's candidates, which score conf_thresh or more, by the rules of a file."""
+    if metadata.uses_nms and metadata.nms == "soft":
+        return soft_suppress(found, conf_thresh, metadata.nms_sigma, metadata.topk)
+    return suppress(found, metadata.nms_iou if metadata.uses_nms else None, metadata.topk)
+
+
 def build_reader(metadata: Metadata, ports: Sequence[Port]) -> Reader:
     """The reader of a file's outputs; ValueError where they are not those that its metadata announce."""
     if metadata.outputs == "raw":

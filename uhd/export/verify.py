@@ -14,13 +14,12 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from uhd.boxes import suppress
 from uhd.data.dataset import DetectionDataset
 from uhd.export.build import Export, build_network
 from uhd.export.decode_np import Candidates, build_decoder
 from uhd.export.graph import constant_outputs
 from uhd.export.metadata import INPUT_NAME
-from uhd.export.outputs_np import suppress as suppress_np
+from uhd.export.outputs_np import finish
 from uhd.export.pictures import Detect, detect_from_files, drawn_pictures, inputs_of, judge, read_pictures
 from uhd.export.tflite import run_tflite
 from uhd.runtime import Detector, Overrides, load_session
@@ -165,7 +164,7 @@ def detect_with_torch(export: Export) -> Detect:
         with torch.no_grad():
             inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
             candidates = export.model.decode(export.model(inputs), decode)
-            found = suppress(candidates, threshold, decode.nms_iou if export.model.uses_nms else None, decode.topk)
+            found = export.model.finish(candidates, decode, threshold, decode.topk)
         rows = zip(found.boxes.numpy(), found.scores.numpy(), found.labels.numpy(), strict=True)
         return [Candidates(*row).take(row[2] >= 0) for row in rows]
 
@@ -185,8 +184,7 @@ def detect_with_tflite(export: Export, path: Path) -> Detect:
         raw = run_tflite(path, inputs)
         maps = [constants.get(name, raw) for name in export.model.raw_names]
         found = decoder(maps, threshold, decode.pre_nms_topk)
-        nms_iou = decode.nms_iou if export.model.uses_nms else None
-        return [suppress_np(each, nms_iou, decode.topk) for each in found]
+        return [finish(each, export.metadata, threshold) for each in found]
 
     return detect
 

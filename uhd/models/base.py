@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from uhd.boxes import soft_suppress, suppress
 from uhd.codec import best_candidates
 from uhd.config import DecodeConfig, ModelConfig
 from uhd.types import Detections
@@ -48,6 +49,12 @@ class Detector(nn.Module, ABC):
     def decode(self, preds: Preds, cfg: DecodeConfig) -> Detections:
         """The best `pre_nms_topk` candidate-class pairs [B,K] by descending score; K is fixed by the shapes."""
         return best_candidates(*self.candidates(preds), cfg.pre_nms_topk)
+
+    def finish(self, candidates: Detections, cfg: DecodeConfig, conf_thresh: float, topk: int) -> Detections:
+        """The detections [B,topk] among what `decode` gives: threshold, suppression as cfg says, top-k."""
+        if self.uses_nms and cfg.nms == "soft":
+            return soft_suppress(candidates, conf_thresh, cfg.nms_sigma, topk)
+        return suppress(candidates, conf_thresh, cfg.nms_iou if self.uses_nms else None, topk)
 
     @abstractmethod
     def decoding(self) -> dict[str, Any]:
