@@ -30,6 +30,7 @@ from uhd.data.synthetic import write_demo_data
 from uhd.distill_task import DistillTask, build_distill_task, load_teachers
 from uhd.engine import Progress, Validation, evaluate, train_one_epoch
 from uhd.files import write_whole
+from uhd.gradcam import explain_pictures
 from uhd.inspection import inspect_data
 from uhd.logger import finite_or_none, log_to_console, make_folder, open_run_dir
 from uhd.models import build_model, count_macs, count_parameters
@@ -58,6 +59,10 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
     """One session: prepare, then inspect, validate or train."""
     log_to_console(quiet=not dist.is_main())
     cfg, checkpoint = parse_args(argv)
+    if cfg.run.gradcam:
+        assert checkpoint is not None
+        show_heat(cfg, checkpoint)
+        return
     device = dist.setup(cfg.run.device)
     if dist.world_size() > 1:
         signals.insist(SECONDS_TO_STOP)
@@ -215,6 +220,13 @@ def show_data(cfg: Config, train_set: DetectionDataset, val_set: DetectionDatase
     for path in preview_augmentation(train_set, cfg.run.preview_aug, folder):
         log.info("wrote %s", path)
     log.info("green: learned, orange: not learned")
+
+
+def show_heat(cfg: Config, checkpoint: Checkpoint) -> None:
+    """What --gradcam asks for: pictures of where the strongest detection comes from."""
+    folder = make_folder(Path(cfg.run.run_dir), "--ckpt-out" if cfg.run.ckpt_out else "--exp-name")
+    for path in explain_pictures(cfg, checkpoint.path, folder):
+        log.info("wrote %s", path)
 
 
 def describe_model(task: DetectionTask, cfg: Config) -> None:

@@ -47,7 +47,7 @@ FLAGS = words("""
 --grad-clip-norm --use-amp --use-ema --ema-decay
 --conf-thresh --topk --nms-iou --nms --nms-sigma --pre-nms-topk
 --eval-interval --map-conf-thresh --coco-eval --coco-per-class
---exp-name --ckpt-out --log-dir --device --resume --ckpt --ckpt-non-strict --val-only --inspect --preview-aug
+--exp-name --ckpt-out --log-dir --device --resume --ckpt --ckpt-non-strict --val-only --inspect --preview-aug --gradcam
 --log-interval
 """)
 

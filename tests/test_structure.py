@@ -37,6 +37,7 @@ LAYERS: dict[str, int] = {
     "uhd.distill_task": 4,
     "uhd.ema": 4,
     "uhd.engine": 4,
+    "uhd.gradcam": 4,
     "uhd.inspection": 4,
     "uhd.preview": 4,
     "uhd.logger": 4,

@@ -51,6 +51,12 @@ def _check_contradictions(typed: Typed) -> None:
         raise ValueError("--val-only: needs the checkpoint to validate, by --ckpt or --resume")
     if typed.get("val_only") and typed.get("inspect"):
         raise ValueError("--val-only and --inspect: validate or inspect, not both")
+    if typed.get("gradcam"):
+        if not (typed.get("resume") or typed.get("ckpt")):
+            raise ValueError("--gradcam: needs the checkpoint to look into, by --ckpt or --resume")
+        for name in ("val_only", "inspect", "preview_aug"):
+            if typed.get(name):
+                raise ValueError(f"--gradcam and {flag_of(name)}: one or the other")
     if typed.get("preview_aug") is not None:
         for name in ("val_only", "inspect"):
             if typed.get(name):
@@ -314,7 +320,7 @@ def _with_run_dir(run: RunConfig, typed: Typed, checkpoint: Checkpoint | None) -
     """The folder: a typed one, or the checkpoint's own for a run that goes on or is validated."""
     if run.ckpt_out:
         folder = run.ckpt_out
-    elif checkpoint is not None and "exp_name" not in typed and (typed.get("resume") or run.val_only):
+    elif checkpoint is not None and "exp_name" not in typed and (typed.get("resume") or run.val_only or run.gradcam):
         folder = str(checkpoint.path.resolve().parent)
     else:
         folder = f"runs/{run.exp_name}"

@@ -320,6 +320,13 @@ class RunConfig(Section):
         bare=4,
         metavar="N",
     )
+    gradcam: str | None = option(
+        None,
+        "Draw where in a picture, or in each of a folder, the strongest detection of the network of --ckpt or --resume "
+        "comes from (Grad-CAM, HiResCAM, EigenCAM), and stop.",
+        parse=parse_optional_path,
+        metavar="IMAGE",
+    )
     log_interval: int = option(10, "Steps between updates of the progress bar.")
     run_dir: str = derived("runs/default")
 
