@@ -79,9 +79,8 @@ class Transformer(SplitDetector):
         finer = tokens.shape[1] - grid[0] * grid[1]
         last = tokens[:, finer:]
         features = last.transpose(1, 2).reshape(last.shape[0], last.shape[2], grid[0], grid[1])
-        if features.requires_grad:
-            # Put together anew, so that what is found depends on the very tensor that is given as the features.
-            tokens = torch.cat([tokens[:, :finer], features.flatten(2).transpose(1, 2)], dim=1)
+        # Put together anew, so that what is found depends on the very tensor that is given as the features.
+        tokens = torch.cat([tokens[:, :finer], features.flatten(2).transpose(1, 2)], dim=1)
         queries = self.queries.expand(tokens.shape[0], -1, -1)
         for layer in self.decoder_layers:
             queries = layer(queries, tokens)
