@@ -50,17 +50,21 @@ class Stopwatch:
 
 
 def bare_step(cfg: Config, *, channels_last: bool, bf16: bool = False, compiled: bool = False) -> Callable[[], None]:
-    """One step of the bare network on random tensors."""
+    """One step of the bare network, and of what helps it learn where there is such a thing, on random tensors."""
     memory = torch.channels_last if channels_last else torch.contiguous_format
     model = build_model(cfg.model).to(memory_format=memory)
+    auxiliary = model.auxiliary()
+    modules = torch.nn.ModuleList([model] if auxiliary is None else [model, auxiliary.to(memory_format=memory)])
     forward = torch.compile(model) if compiled else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    optimizer = torch.optim.AdamW(modules.parameters(), lr=1e-3, fused=True)
     images = torch.rand(cfg.optim.batch_size, 3, *cfg.input.img_size).to(memory_format=memory)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            raw = forward(images)[model.raw_names[0]]
-        raw.float().square().mean().backward()
+            preds = forward(images)
+            maps = [preds[name] for name in model.raw_names if len(preds[name]) == len(images)]
+            maps += [] if auxiliary is None else auxiliary(preds).values()
+        sum(each.float().square().mean() for each in maps).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -2,6 +2,7 @@
 
     python -m benchmarks.onnx_latency
     python -m benchmarks.onnx_latency --ckpt runs/w32/best.pt runs/w64/best.pt --calib-dir people/train.txt
+    python -m benchmarks.onnx_latency --network "--arch nanodet --img-size 320x320"
     python -m benchmarks.onnx_latency --widths 16 --onnx ultratinyod_res_anc8_w64_64x64_quality.onnx
 
 One thread, batch 1, median of 1,000 runs; the graphs take turns. Without --ckpt the networks have random weights, which
@@ -14,6 +15,7 @@ from __future__ import annotations
 import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
 
 import argparse
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -36,6 +38,9 @@ RUNS = 1000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 96, 128])
+    parser.add_argument(
+        "--network", type=shlex.split, help="train.py's flags of an untrained one, in place of the widths"
+    )
     parser.add_argument("--ckpt", nargs="+", default=[], help="trained networks, in place of random ones")
     parser.add_argument("--onnx", nargs="*", default=[], help="further files, such as the original program's")
     parser.add_argument("--calib-dir", help="pictures to calibrate INT8 and to run on; drawn scenes without it")
@@ -47,9 +52,10 @@ def main() -> None:
         if pictures is None:
             pictures = str(folder / "scenes")
             write_demo_data(Path(pictures), 64, seed=0)
+        networks = [[*FLAGS, "--cnn-width", str(width), "--anchors", ANCHORS] for width in args.widths]
         checkpoints = [read_checkpoint(path) for path in args.ckpt] or [
-            untrained([*FLAGS, "--cnn-width", str(width), "--anchors", ANCHORS], folder / f"w{width}")
-            for width in args.widths
+            untrained(flags, folder / str(number))
+            for number, flags in enumerate([args.network] if args.network else networks)
         ]
         rows = [measure(checkpoint, pictures, folder) for checkpoint in checkpoints]
         print(f"\n{'':>22}" + "".join(f"{title:>12}" for title in (*rows[0][1], "post", "demo limit")))
@@ -88,8 +94,9 @@ def measure(checkpoint: Checkpoint, pictures: str, folder: Path) -> tuple[str, d
     frame = noise(480, 640)
     calls = {title: bare(detector, inputs) for title, detector in detectors.items()}
     calls["demo"] = lambda: detectors["FP32 merged"](frame)
-    width = getattr(cfg.model, "cnn_width", 0)
-    return f"{cfg.model.arch} w{width}", median_milliseconds(calls, RUNS)
+    width = getattr(cfg.model, "cnn_width", None)
+    size = "x".join(map(str, cfg.input.img_size))
+    return f"{cfg.model.arch} {f'w{width}' if width else size}", median_milliseconds(calls, RUNS)
 
 
 def noise(height: int, width: int) -> np.ndarray:

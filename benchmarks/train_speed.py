@@ -1,6 +1,7 @@
-"""How fast UltraTinyOD trains, where the time goes, and how far that is from the bare network.
+"""How fast a network trains, where the time goes, and how far that is from the bare network.
 
     python -m benchmarks.train_speed --train-list people/train.txt --widths 64 32 16
+    python -m benchmarks.train_speed --train-list people/train.txt --network "--arch nanodet"
 
 Each width trains epochs through the real engine, between measurements of the bare network: forward,
 backward and fused AdamW on random tensors. "end to end" loads and augments with workers, which take
@@ -16,6 +17,7 @@ import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when
 import argparse
 import contextlib
 import dataclasses
+import shlex
 import statistics
 import tempfile
 from collections import defaultdict
@@ -147,6 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train-list", required=True, help="text file of pictures with YOLO labels")
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 32, 16])
+    parser.add_argument("--network", type=shlex.split, default=None, help="train.py's flags, in place of the widths")
     parser.add_argument("--assigners", nargs="+", default=["tal"])
     parser.add_argument("--epochs", type=int, default=3, help="counted epochs")
     parser.add_argument("--steps", type=int, default=24, help="steps of each bare measurement")
@@ -157,7 +160,15 @@ def main() -> None:
     args = parser.parse_args()
     log_to_console()
     with tempfile.TemporaryDirectory() as cache:
-        flags = [*FLAGS, "--train-list", args.train_list, "--val-list", args.train_list, "--cache-dir", cache]
+        flags = [
+            *(args.network or FLAGS),
+            "--train-list",
+            args.train_list,
+            "--val-list",
+            args.train_list,
+            "--cache-dir",
+            cache,
+        ]
         base, _ = parse_args([*flags, "--use-amp"] if args.use_amp else flags)
         assert base.labels.classes is not None
         data = dataclasses.replace(base.data, val_list=None, train_list=None, image_dir=args.train_list)
@@ -168,12 +179,13 @@ def main() -> None:
         shares = ("forward", "loss", "backward", "optimizer")
         print(f"{'width':>6} {'assigner':>9} " + "".join(f"{c:>12}" for c in columns) + f"{'beyond bare':>13}", end="")
         print(f"{'loader':>9}" + "".join(f"{share:>11}" for share in shares) + f"{'other':>9}")
-        for width in args.widths:
-            for assigner in args.assigners:
+        widths = [None] if args.network else args.widths
+        for width in widths:
+            for assigner in [base.assign.anchor_assigner] if args.network else args.assigners:
                 cfg = dataclasses.replace(
                     base,
                     data=data,
-                    model=dataclasses.replace(base.model, cnn_width=width),
+                    model=dataclasses.replace(base.model, cnn_width=width) if width else base.model,
                     assign=dataclasses.replace(base.assign, anchor_assigner=assigner),
                 )
                 cfg = resolve(cfg, train_set)
@@ -183,7 +195,11 @@ def main() -> None:
                 subset = first_pictures(train_set, args.pictures)
                 row = measure(cfg, subset, args.epochs, args.steps)
                 beyond = row["bare"] / row["prepared"] - 1
-                line = f"{width:>6} {assigner:>9} " + "".join(f"{row[c]:>12.0f}" for c in columns) + f"{beyond:>12.0%} "
+                line = (
+                    f"{width or '-':>6} {assigner if width else '-':>9} "
+                    + "".join(f"{row[c]:>12.0f}" for c in columns)
+                    + f"{beyond:>12.0%} "
+                )
                 line += f"{row['loader']:>8.1%} " + "".join(f"{row[share]:>11.1%}" for share in shares)
                 print(line + f"{1 - sum(row[share] for share in shares):>9.1%}", flush=True)
 
