@@ -31,7 +31,8 @@ FLAGS = words("""
 --num-queries --d-model --heads --layers --dim-feedforward --use-fpn --dropout
 --tinyssd-body --tinyssd-levels --tinyssd-priors --tinyssd-cls-loss
 --auto-anchors
---image-dir --train-list --val-list --train-split --val-split --val-count --seed --skip-bad-labels --demo-data
+--image-dir --train-list --val-list --annotations --train-split --val-split --val-count --seed
+--skip-bad-labels --demo-data
 --aug-config --aug --cache-px --close-mosaic --num-workers --cache --cache-dir --max-pixels --max-boxes
 --iou-loss --anchor-cls-loss --cls-loss-type
 --loss-weight-box --loss-weight-obj --loss-weight-cls --loss-weight-quality

@@ -55,7 +55,8 @@ def area_shares(areas: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def _describe(name: str, dataset: DetectionDataset, cfg: Config) -> Iterator[str]:
     yield f"{name}: {len(dataset)} pictures, {dataset.num_boxes} boxes, {dataset.num_backgrounds} without a box"
-    per_class = np.bincount(np.concatenate(dataset.labels), minlength=len(cfg.labels.class_names))
+    labels = dataset.labels.values
+    per_class = np.bincount(labels[labels != IGNORED], minlength=len(cfg.labels.class_names))
     for class_name, count in zip(cfg.labels.class_names, per_class, strict=True):
         yield f"  {class_name}: {count} boxes"
     sizes = _pixel_sizes(dataset, cfg)
@@ -80,6 +81,8 @@ def _describe_problems(dataset: DetectionDataset) -> Iterator[str]:
         "boxes have no area inside their pictures and are dropped": problems.dropped,
         "pictures share their label file with another picture": problems.shared_labels,
         "boxes are of other classes than those chosen": problems.other_classes,
+        "regions (crowds, difficult objects) are neither taught nor background": problems.ignored,
+        "pictures are not listed in the annotations and are left out": problems.unlisted,
     }
     yield from (f"  {count} {text}" for text, count in counts.items() if count)
     yield from (f"    {line}" for line in problems.unreadable[:10])
@@ -103,7 +106,7 @@ def _describe_anchors(train: DetectionDataset, cfg: Config) -> Iterator[str]:
 
 def _pixel_sizes(dataset: DetectionDataset, cfg: Config) -> NDArray[np.float64]:
     """(width, height) [n,2] of all boxes in network pixels."""
-    boxes = np.concatenate([np.empty((0, 4)), *dataset.boxes])
+    boxes = dataset.truths().values.astype(np.float64)
     sizes: NDArray[np.float64] = (boxes[:, 2:] - boxes[:, :2]) * cfg.input.img_size[::-1]
     return sizes
 

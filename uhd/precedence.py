@@ -66,7 +66,7 @@ def _check_contradictions(typed: Typed) -> None:
     if typed.get("ckpt_non_strict") and not typed.get("ckpt"):
         raise ValueError("--ckpt-non-strict: needs --ckpt")
     if "demo_data" in typed:
-        for name in ("image_dir", "train_list", "val_list"):
+        for name in ("image_dir", "train_list", "val_list", "annotations"):
             if typed.get(name):
                 raise ValueError(f"--demo-data and {flag_of(name)}: the pictures come from one or the other")
     if typed.get("aug") is False and "aug_config" in typed:
@@ -187,10 +187,10 @@ def _preset_beside(*, continues: bool) -> Typed:
 
 
 def _without_sources_of_checkpoint(typed: Typed) -> Typed:
-    """A typed source of pictures replaces all of the checkpoint's sources, not one of them."""
+    """A typed source of pictures replaces all of the checkpoint's sources, labels included, not one of them."""
     if not any(typed.get(name) for name in DATA_SOURCES):
         return typed
-    blank = {"train_list": None, "val_list": None, "demo_data": None}
+    blank = {"train_list": None, "val_list": None, "demo_data": None, "annotations": None}
     return {**blank, **typed}
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PADDING = -1
 """Label of a row that is no box (in Targets and Detections)."""
 IGNORED = -2
-"""Label of a truth that augmentation took away: its place is neither taught as person nor as background."""
+"""Label of a truth that augmentation took away, or of a crowd: its place is taught neither as person nor background."""
 
 
 @dataclass

@@ -56,6 +56,13 @@ class DataConfig(Section):
     val_list: str | None = option(
         None, "The same of validation pictures; with --train-list.", parse=parse_optional_path, metavar="FILE"
     )
+    annotations: str | None = option(
+        None,
+        "Labels of all pictures in the place of txt files: a COCO json, a csv (img_name,label,xmin,ymin,xmax,ymax), a "
+        "folder of Pascal VOC XML files, or one of them.",
+        parse=parse_optional_path,
+        metavar="FILE|DIR",
+    )
     train_split: float = option(0.8, "Share of the pictures for training.")
     val_split: float = option(0.2, "Share of the pictures for validation.")
     val_count: int = option(0, "Validate on the first N pictures only, in sorted order; 0 is all.", metavar="N")

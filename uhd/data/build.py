@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from uhd.augment import Pipeline
 from uhd.config import DataConfig, InputConfig, LabelsConfig, Size
+from uhd.data.annotations import FLAG, AnnotationSource
 from uhd.data.cache import ImageSpec, ImageStore, open_images
 from uhd.data.dataset import Annotations, DetectionDataset, Problems, Ragged
-from uhd.data.entries import Entries
+from uhd.data.entries import NOT_LISTED, Entries
 from uhd.data.labels import clip_boxes
 from uhd.data.limits import Limits
 from uhd.data.listing import DEFAULT_CACHE_DIR, count_shared_stems, list_sets
 from uhd.data.resize import resize
+from uhd.types import IGNORED
 
 _log = logging.getLogger("uhd")
 
@@ -42,7 +44,8 @@ def build_datasets(
     validation set is one only where --val-split is 0 and warned of.
     """
     train_paths, val_paths = list_sets(data_cfg, need_train=need_train)
-    shared = count_shared_stems(train_paths + val_paths)
+    annotations = AnnotationSource.of(data_cfg, train_paths + val_paths)
+    shared = 0 if annotations else count_shared_stems(train_paths + val_paths)
     if shared:
         _log.warning("%d pictures share their label file with another picture of the same name", shared)
     if need_train and not train_paths:
@@ -54,8 +57,9 @@ def build_datasets(
     train_size = train_size or input_cfg.img_size
     larger = transform is not None and transform.needs_detail and data_cfg.cache_px > max(train_size)
     size = (data_cfg.cache_px, data_cfg.cache_px) if larger else train_size
-    train = read_set("training", train_paths, replace(spec, size=size, reduced=reduced), labels_cfg, data_cfg)
-    val = read_set("validation", val_paths, spec, labels_cfg, data_cfg)
+    train_spec = replace(spec, size=size, reduced=reduced)
+    train = read_set("training", train_paths, train_spec, labels_cfg, data_cfg, annotations)
+    val = read_set("validation", val_paths, spec, labels_cfg, data_cfg, annotations)
     if transform is not None and larger:
         transform = transform.with_output(partial(resize, size=train_size, mode=input_cfg.resize_mode))
     train.transform = transform
@@ -63,23 +67,39 @@ def build_datasets(
 
 
 def read_set(
-    title: str, paths: Sequence[str], spec: ImageSpec, labels_cfg: LabelsConfig, data_cfg: DataConfig
+    title: str,
+    paths: Sequence[str],
+    spec: ImageSpec,
+    labels_cfg: LabelsConfig,
+    data_cfg: DataConfig,
+    source: AnnotationSource | None = None,
 ) -> DetectionDataset:
-    """Reads and checks the pictures of one set; title names it in messages.
+    """Reads and checks the pictures of one set; title names it in messages. source: of labels that are no txt files.
 
     Raises ValueError where a label line is malformed or none of the pictures can be read.
     """
-    images, entries = open_images(paths, spec, data_cfg.cache, data_cfg.cache_dir or DEFAULT_CACHE_DIR, title)
+    folder = data_cfg.cache_dir or DEFAULT_CACHE_DIR
+    images, entries = open_images(paths, spec, data_cfg.cache, folder, title, source)
     bad_lines = _check_lines(entries, title, data_cfg.skip_bad_labels)
-    unreadable = tuple(entries.errors[i] for i in sorted(entries.errors))
+    unlisted = [i for i in sorted(entries.errors) if entries.errors[i] == NOT_LISTED]
+    unreadable = tuple(entries.errors[i] for i in sorted(entries.errors) if entries.errors[i] != NOT_LISTED)
     readable = np.setdiff1d(np.arange(len(paths)), list(entries.errors), assume_unique=True)
-    if unreadable and not len(readable):
-        raise ValueError(f"none of the {len(paths)} {title} pictures can be read; first: {unreadable[0]}")
+    if entries.errors and not len(readable):
+        first = unreadable[0] if unreadable else f"{paths[0]}, {NOT_LISTED} {entries.annotations}"
+        raise ValueError(f"none of the {len(paths)} {title} pictures can be read; first: {first}")
     annotations, problems = _annotate(entries, readable, labels_cfg)
-    problems = replace(problems, unreadable=unreadable, bad_lines=bad_lines, shared_labels=count_shared_stems(paths))
+    problems = replace(
+        problems,
+        unreadable=unreadable,
+        bad_lines=bad_lines,
+        shared_labels=0 if source else count_shared_stems(paths),
+        unlisted=len(unlisted),
+        first_unlisted=paths[unlisted[0]] if unlisted else "",
+    )
     dataset = DetectionDataset(annotations, _Subset(images, readable), seed=data_cfg.seed, problems=problems)
     if paths:
-        _report(title, dataset)
+        _warn_of_names(title, entries, labels_cfg)
+        _report(title, dataset, is_annotated=source is not None)
     return dataset
 
 
@@ -100,8 +120,8 @@ def _check_lines(entries: Entries, title: str, skip: bool) -> int:
     if not count:
         return 0
     first = min(entries.bad_lines)
-    path, line = entries.label_path(first), entries.bad_lines[first][0]
-    place = f"{path}:{line.number}" if line.number else path
+    line = entries.bad_lines[first][0]
+    place = f"{FLAG} " * bool(entries.annotations) + line.place(entries.label_path(first))
     if not skip:
         more = f"; {count} bad lines in the {title} labels" if count > 1 else ""
         raise ValueError(f"{place}: {line.problem}{more} (--skip-bad-labels leaves out what is wrong)")
@@ -111,15 +131,17 @@ def _check_lines(entries: Entries, title: str, skip: bool) -> int:
 
 def _annotate(entries: Entries, readable: NDArray[np.int64], cfg: LabelsConfig) -> tuple[Annotations, Problems]:
     """Keeps the boxes, in readable pictures, of the classes asked for, clipped to their pictures."""
-    assert cfg.classes is not None
+    wanted_ids = _wanted_ids(entries, cfg)
     is_readable = np.zeros(len(entries), bool)
     is_readable[readable] = True
     owners = np.repeat(np.arange(len(entries)), entries.counts)
     rows, owners = entries.rows[is_readable[owners]], owners[is_readable[owners]]
-    matches = rows[:, :1] == np.array(cfg.classes, dtype=np.float64)
+    is_ignored = rows[:, 0] < 0
+    classes = np.where(is_ignored, -1 - rows[:, 0], rows[:, 0])  # `ignored_class`
+    matches = classes[:, None] == np.array(wanted_ids, dtype=np.float64)
     wanted = matches.any(axis=1)
     boxes, inside, clipped = clip_boxes(rows[wanted, 1:])
-    labels = matches[wanted].argmax(axis=1)[inside].astype(np.int64)
+    labels = np.where(is_ignored[wanted], IGNORED, matches[wanted].argmax(axis=1))[inside].astype(np.int64)
     counts = np.bincount(owners[wanted][inside], minlength=len(entries))[readable]
     annotations = Annotations(
         paths=[entries.paths[i] for i in readable],
@@ -127,18 +149,63 @@ def _annotate(entries: Entries, readable: NDArray[np.int64], cfg: LabelsConfig) 
         labels=Ragged(labels, counts),
         sizes=entries.sizes[readable],
     )
-    per_class = np.bincount(labels, minlength=len(cfg.classes))
+    per_class = np.bincount(labels[labels != IGNORED], minlength=len(wanted_ids))
     problems = Problems(
         clipped=int(clipped.sum()),
         dropped=int((~inside).sum()),
-        first_dropped=entries.label_path(owners[wanted][~inside][0]) if not inside.all() else "",
+        first_dropped=_first_place(entries, owners[wanted][~inside]),
         other_classes=int((~wanted).sum()),
         missing_classes=tuple(name for name, count in zip(cfg.class_names, per_class, strict=True) if not count),
+        ignored=int((labels == IGNORED).sum()),
     )
     return annotations, problems
 
 
-def _report(title: str, dataset: DetectionDataset) -> None:
+def _wanted_ids(entries: Entries, cfg: LabelsConfig) -> tuple[int, ...]:
+    """What stands for each class in the label rows: annotations that name their classes are asked by names, if given.
+
+    Raises ValueError where they have none of the names.
+    """
+    assert cfg.classes is not None
+    if not (cfg.names and entries.class_names):
+        return cfg.classes
+    own = {name: index for index, name in enumerate(entries.class_names)}
+    if not own.keys() & set(cfg.class_names):
+        theirs = ", ".join(entries.class_names[:20])
+        raise ValueError(
+            f"--names {cfg.names}: none of its classes is in {FLAG} {entries.annotations}, which has {theirs}"
+        )
+    return tuple(own.get(name, len(own) + place) for place, name in enumerate(cfg.class_names))
+
+
+def _warn_of_names(title: str, entries: Entries, cfg: LabelsConfig) -> None:
+    """Says where a class has another name in the annotations than the one that was made up for it."""
+    assert cfg.classes is not None
+    if cfg.names:
+        return
+    for index, name in zip(cfg.classes, cfg.class_names, strict=True):
+        if index < len(entries.class_names) and entries.class_names[index] != name:
+            _log.warning(
+                "%s: class %d of %s %s is %r, and is called %r here; --names FILE finds classes by their names",
+                title,
+                index,
+                FLAG,
+                entries.annotations,
+                entries.class_names[index],
+                name,
+            )
+            return
+
+
+def _first_place(entries: Entries, owners: NDArray[np.int64]) -> str:
+    """Where the labels of the first of some pictures stand; empty where there is none."""
+    if not len(owners):
+        return ""
+    label_path = entries.label_path(owners[0])
+    return f"{label_path}, {entries.paths[owners[0]]}" if entries.annotations else label_path
+
+
+def _report(title: str, dataset: DetectionDataset, *, is_annotated: bool) -> None:
     """Says in the log what a set holds and what is wrong with it."""
     problems = dataset.problems
     _log.info(
@@ -154,11 +221,23 @@ def _report(title: str, dataset: DetectionDataset) -> None:
         _log.warning("%s: %d boxes reach out of their pictures and are clipped", title, problems.clipped)
     if problems.dropped:
         _log.warning(
-            "%s: %d boxes have no area inside their pictures (0..1) and are dropped, first in %s; labels are shares of "
-            "the picture's size, not pixels",
+            "%s: %d boxes have no area inside their pictures (0..1) and are dropped, first in %s%s",
             title,
             problems.dropped,
             problems.first_dropped,
+            "" if is_annotated else "; labels are shares of the picture's size, not pixels",
+        )
+    if problems.ignored:
+        _log.info(
+            "%s: %d regions (crowds, difficult objects) are neither taught nor background", title, problems.ignored
+        )
+    if problems.unlisted:
+        _log.warning(
+            "%s: %d pictures are %s and are left out, first %s",
+            title,
+            problems.unlisted,
+            NOT_LISTED,
+            problems.first_unlisted,
         )
     if problems.unreadable:
         _log.warning("%s: %d pictures cannot be read and are skipped:", title, len(problems.unreadable))

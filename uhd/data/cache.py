@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,14 +22,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from uhd.config import ResizeMode
+from uhd.data.annotations import AnnotationSource
 from uhd.data.disk_cache import open_disk
-from uhd.data.entries import Entries, EntriesBuilder, Entry, Found
+from uhd.data.entries import NOT_LISTED, Entries, EntriesBuilder, Entry, Found
 from uhd.data.images import decode_image, read_image_and_size
-from uhd.data.labels import parse_labels, read_labels
+from uhd.data.labels import NO_LABELS, parse_labels, read_labels
 from uhd.data.limits import DEFAULT_LIMITS, Limits
 from uhd.data.listing import label_candidates
 from uhd.data.resize import resize
 from uhd.data.tar_shards import members_by_tar, stream_tar
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
 
 CacheKind = Literal["auto", "ram", "disk", "none"]
 
@@ -96,24 +100,31 @@ def load_resized(path: str, spec: ImageSpec) -> tuple[NDArray[np.uint8], tuple[i
 
 
 def open_images(
-    paths: Sequence[str], spec: ImageSpec, kind: CacheKind, folder: str | Path, title: str
+    paths: Sequence[str],
+    spec: ImageSpec,
+    kind: CacheKind,
+    folder: str | Path,
+    title: str,
+    annotations: AnnotationSource | None = None,
 ) -> tuple[ImageStore, Entries]:
-    """The pictures at absolute paths, or in tar files, and what their label files hold; row i belongs to paths[i].
+    """The pictures at absolute paths, or in tar files, and their labels; row i belongs to paths[i].
 
-    folder holds the disk cache; title names the set in the progress bar and the log. A picture that cannot be read
-    has an entry with an error, and zeros for pixels. Raises ValueError where kind is disk and folder cannot be written,
-    where it is auto and memory is too small as well, where a tar is damaged, or is to be read without a cache.
+    Labels are those of annotations, where there are some, else in files beside the pictures. folder holds the disk
+    cache; title names the set in the progress bar and the log. A picture that cannot be read has an entry with an
+    error, and zeros for pixels. Raises ValueError where kind is disk and folder cannot be written, where it is auto and
+    memory is too small as well, where a tar is damaged, or is to be read without a cache, and where annotations are
+    malformed as a whole.
     """
-    source = PictureFiles(paths, spec, title)
+    source = PictureFiles(paths, spec, title, annotations)
     shape = (len(paths), *spec.size, 3)
     if not paths:
-        return ArrayStore(np.empty(shape, np.uint8)), Entries.blank(paths)
+        return ArrayStore(np.empty(shape, np.uint8)), source.blank()
     if kind == "none":
         if source.tars:
             raise ValueError(f"--cache none: {source.tars[0]} is read from end to end only; expected auto, disk or ram")
         return DecodingStore(paths, spec), _keep(source, None)
     if kind in ("auto", "disk"):
-        place = cache_path(paths, spec, Path(folder))
+        place = cache_path(paths, spec, Path(folder), annotations.path if annotations else None)
         try:
             return open_disk(source, shape, place)
         except OSError as error:
@@ -135,17 +146,18 @@ def _check_alternative(kind: CacheKind, folder: str | Path, error: OSError, num_
 
 def _keep(source: PictureFiles, images: NDArray[np.uint8] | None) -> Entries:
     """Reads all pictures, and keeps them where there is an array [n,H,W,3] of zeros."""
-    builder = EntriesBuilder(Entries.blank(source.paths))
+    builder = EntriesBuilder(source.blank())
     for index, entry, image in source.read(np.arange(len(source.paths))):
         builder.add(index, entry)
         if image is not None and images is not None:
             images[index] = image
-    return builder.build()
+    return builder.build(source.class_names)
 
 
-def cache_path(paths: Sequence[str], spec: ImageSpec, folder: Path) -> Path:
-    """The folder, in that of all caches, for these pictures in this form."""
-    digest = hashlib.sha256(repr((_FORMAT, spec)).encode())
+def cache_path(paths: Sequence[str], spec: ImageSpec, folder: Path, annotations: str | None = None) -> Path:
+    """The folder, in that of all caches, for these pictures in this form, with these annotations."""
+    form = (_FORMAT, spec) if annotations is None else (_FORMAT, spec, os.path.abspath(annotations))
+    digest = hashlib.sha256(repr(form).encode())
     for path in paths:
         digest.update(b"\0" + os.fsencode(path))
     return folder / f"{digest.hexdigest()[:20]}.uhdcache"
@@ -159,10 +171,13 @@ T = TypeVar("T")
 class PictureFiles:
     """The files of a set's pictures and labels, some of them perhaps in tar files; the `Source` of a disk cache."""
 
-    def __init__(self, paths: Sequence[str], spec: ImageSpec, title: str) -> None:
+    def __init__(
+        self, paths: Sequence[str], spec: ImageSpec, title: str, annotations: AnnotationSource | None = None
+    ) -> None:
         self.paths = paths
         self._spec = spec
         self._title = title
+        self._annotations = annotations
         self._in_tars = members_by_tar(paths)
 
     @property
@@ -170,15 +185,38 @@ class PictureFiles:
         """The tar files."""
         return list(self._in_tars)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Those of the annotations; empty where there are none, or they have only numbers."""
+        return self._annotations.class_names if self._annotations else ()
+
+    def blank(self) -> Entries:
+        """Entries without anything in them."""
+        return Entries.blank(self.paths, self._annotations.path if self._annotations else "")
+
     def states(self) -> NDArray[np.int64]:
-        """[n,4]: size and mtime (ns) of each picture, or of its tar, and of its label file; -1 where there is none."""
+        """[n,4]: size and mtime (ns) of each picture, or of its tar, and of its label file; -1 where there is none.
+
+        With annotations their state stands in the place of the label file's.
+        """
         labels = np.full((len(self.paths), 2), -1, np.int64)
-        for index in self._alone(np.arange(len(self.paths))):
-            labels[index] = _find_label(self.paths[index])[1]
+        if self._annotations:
+            labels[:] = self._annotations.state()
+        else:
+            for index in self._alone(np.arange(len(self.paths))):
+                labels[index] = _find_label(self.paths[index])[1]
         return np.concatenate([picture_states(self.paths), labels], axis=1)
+
+    def read_labels(self, indices: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[tuple[int, Entry]]:
+        """The labels of pictures that are not read again, because their sizes [n,2] are known."""
+        for index in indices.tolist():
+            height, width = sizes[index].tolist()
+            yield index, self._entry(index, (height, width))
 
     def read(self, indices: NDArray[np.int64]) -> Iterator[Found]:
         """Reads pictures and labels with all cores; threads do, because decoding leaves Python's lock."""
+        if self._annotations and len(indices):
+            self._annotations.load()
         title = f"Reading {self._title} pictures"
         with (
             _calm_opencv(),
@@ -195,13 +233,40 @@ class PictureFiles:
 
     def _jobs(self, indices: NDArray[np.int64]) -> Iterator[Callable[[], Found]]:
         for index in self._alone(indices):
-            yield partial(_read_files, index, self.paths[index], self._spec)
+            yield partial(self._read, index, partial(load_resized, self.paths[index], self._spec))
         asked = set(indices.tolist()) if self._in_tars else set()
         for tar, members in self._in_tars.items():
             wanted = {member: index for member, index in members.items() if index in asked}
             if wanted:
                 for index, picture, labels in stream_tar(tar, wanted):
-                    yield partial(_read_bytes, index, self.paths[index], picture, labels, self._spec)
+                    decode = partial(_decode_resized, picture, self.paths[index], self._spec)
+                    yield partial(self._read, index, decode, labels)
+
+    def _read(
+        self, index: int, load: Callable[[], tuple[NDArray[np.uint8], Size]], labels: bytes | None = None
+    ) -> Found:
+        """One picture; labels: the content of its label file, where that is not on the disk."""
+        if self._annotations and self._annotations.leaves_out(self.paths[index]):
+            return index, self._entry(index, (0, 0)), None
+        try:
+            image, size = load()
+        except ValueError as error:
+            return index, replace(self._entry(index, (0, 0), labels), error=str(error)), None
+        return index, self._entry(index, size, labels), image
+
+    def _entry(self, index: int, size: Size, labels: bytes | None = None) -> Entry:
+        """The labels of a picture of this size; (0, 0) is one that cannot be read."""
+        path, limits = self.paths[index], self._spec.limits
+        if self._annotations:
+            source = self._annotations
+            if source.leaves_out(path):
+                return Entry((0, 0), NO_LABELS, source.path, NOT_LISTED)
+            picture = source.picture(path) if all(size) else None
+            return Entry(size, picture.label_rows(size, limits) if picture else NO_LABELS, source.path)
+        if labels is not None:
+            return Entry(size, parse_labels(labels, limits), label_candidates(path)[0])
+        label_path = _find_label(path)[0]
+        return Entry(size, read_labels(label_path, limits), label_path)
 
 
 def _in_parallel(jobs: Iterator[Callable[[], T]]) -> Iterator[T]:
@@ -223,24 +288,10 @@ def _run_all(jobs: Sequence[Callable[[], T]]) -> list[T]:
     return [job() for job in jobs]
 
 
-def _read_files(index: int, path: str, spec: ImageSpec) -> Found:
-    label_path = _find_label(path)[0]
-    labels = read_labels(label_path, spec.limits)
-    try:
-        image, size = load_resized(path, spec)
-    except ValueError as error:
-        return index, Entry((0, 0), labels, label_path, str(error)), None
-    return index, Entry(size, labels, label_path), image
-
-
-def _read_bytes(index: int, name: str, picture: bytes, label_lines: bytes, spec: ImageSpec) -> Found:
-    label_path = label_candidates(name)[0]
-    labels = parse_labels(label_lines, spec.limits)
-    try:
-        image, size = decode_image(picture, name, spec.at_least, spec.limits)
-    except ValueError as error:
-        return index, Entry((0, 0), labels, label_path, str(error)), None
-    return index, Entry(size, labels, label_path), resize(image, spec.size, spec.mode)
+def _decode_resized(data: bytes, name: str, spec: ImageSpec) -> tuple[NDArray[np.uint8], Size]:
+    """`load_resized` of a file's content."""
+    image, size = decode_image(data, name, spec.at_least, spec.limits)
+    return resize(image, spec.size, spec.mode), size
 
 
 def available_cores() -> int:

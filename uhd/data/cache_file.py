@@ -11,7 +11,7 @@ import json
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +57,9 @@ def write_index(file: Path, index: Index) -> None:
     entries = index.entries
     texts = [
         list(entries.errors.items()),
-        [[i, [[bad.number, bad.problem] for bad in lines]] for i, lines in entries.bad_lines.items()],
+        [[i, [astuple(bad) for bad in lines]] for i, lines in entries.bad_lines.items()],
         index.shards,
+        *([entries.annotations, entries.class_names] if entries.annotations else []),
     ]
     body = io.BytesIO()
     np.savez(
@@ -87,9 +88,11 @@ def _parse(content: bytes, shape: tuple[int, ...], paths: Sequence[str]) -> Inde
         arrays = dict(file)
     if tuple(arrays["shape"].tolist()) != shape:
         raise ValueError("it holds other pictures")
-    errors, bad_lines, shards = json.loads(arrays["texts"].tobytes())
+    errors, bad_lines, shards, *annotated = json.loads(arrays["texts"].tobytes())
     found = {index: tuple(BadLine(*bad) for bad in lines) for index, lines in bad_lines}
     sizes, counts, rows, twins = (arrays[name] for name in ("sizes", "counts", "rows", "twins"))
     entries = Entries(paths, sizes, counts, rows, twins, dict(errors), found)
+    if annotated:
+        entries = replace(entries, annotations=annotated[0], class_names=tuple(annotated[1]))
     layout = Layout(shape, int(arrays["per_shard"]))
     return Index(layout, shards, arrays["checksums"], arrays["states"], entries)

@@ -35,7 +35,9 @@ class Problems:
     unreadable: one line for each picture left out. bad_lines: malformed label lines that were dropped. clipped: boxes
     that reached out of their picture. dropped: boxes of which nothing lay inside, and first_dropped the label file of
     the first. shared_labels: pictures whose label file is another picture's too. other_classes: boxes of classes that
-    are not asked for. missing_classes: names of classes without a box.
+    are not asked for. missing_classes: names of classes without a box. ignored: regions of annotations that are neither
+    taught nor counted as background. unlisted: pictures left out because annotations that list pictures do not list
+    them, and first_unlisted the path of the first.
     """
 
     unreadable: tuple[str, ...] = ()
@@ -46,6 +48,9 @@ class Problems:
     shared_labels: int = 0
     other_classes: int = 0
     missing_classes: tuple[str, ...] = ()
+    ignored: int = 0
+    unlisted: int = 0
+    first_unlisted: str = ""
 
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -88,8 +93,8 @@ class Ragged(Sequence[NDArray[Scalar]], Generic[Scalar]):
 
 @dataclass(frozen=True)
 class Annotations:
-    """What is known of each picture: its path, boxes [g,4] float32 xyxy 0..1, labels [g] int64 in 0..C-1, and
-    sizes [n,2] int64, the (height, width) of the pictures in their own pixels.
+    """What is known of each picture: its path, boxes [g,4] float32 xyxy 0..1, labels [g] int64 in 0..C-1 or IGNORED,
+    and sizes [n,2] int64, the (height, width) of the pictures in their own pixels.
     """
 
     paths: list[str]
@@ -134,25 +139,35 @@ class DetectionDataset(Dataset[Sample]):
     @property
     def num_boxes(self) -> int:
         """Number of truths in all pictures."""
-        return len(self.labels.values)
+        return int((self.labels.values != IGNORED).sum())
 
     @property
     def num_backgrounds(self) -> int:
-        """Number of pictures without a box."""
-        return int((self.labels.counts == 0).sum())
+        """Number of pictures without a truth."""
+        return len(self) - len(np.unique(self._owners()[self.labels.values != IGNORED]))
+
+    def truths(self) -> Ragged[np.float32]:
+        """The boxes [g,4] of each picture without the regions that its annotations ignore."""
+        return self._only(self.labels.values != IGNORED)
 
     def taught_boxes(self) -> Ragged[np.float32]:
-        """The boxes [g,4] of each picture that training teaches: without those that RemoveOutliers always ignores."""
+        """The truths [g,4] of each picture that training teaches: without those that RemoveOutliers always ignores."""
         ops = self.transform.ops if self.transform is not None else ()
         removals = [op for op in ops if isinstance(op, RemoveOutliers) and op.prob == 1]
         if not removals or not self.boxes:
-            return self.boxes
+            return self.truths()
         sample = Sample(np.empty((0, 0, 3), np.uint8), self.boxes.values, self.labels.values)
         for removal in removals:
             sample = removal.apply(sample, np.random.default_rng(self.seed))
-        taught = sample.labels != IGNORED
-        owners = np.repeat(np.arange(len(self)), self.labels.counts)
-        return Ragged(self.boxes.values[taught], np.bincount(owners[taught], minlength=len(self)))
+        return self._only(sample.labels != IGNORED)
+
+    def _only(self, chosen: NDArray[np.bool_]) -> Ragged[np.float32]:
+        """Those of all boxes, picture by picture."""
+        return Ragged(self.boxes.values[chosen], np.bincount(self._owners()[chosen], minlength=len(self)))
+
+    def _owners(self) -> NDArray[np.int64]:
+        """The picture of each box."""
+        return np.repeat(np.arange(len(self)), self.labels.counts)
 
     def __getitem__(self, index: int) -> Sample:
         """The sample as it is stored, without augmentation."""

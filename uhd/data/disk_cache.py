@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uhd.data.cache_file import Index, read_index, write_index
-from uhd.data.entries import Entries, EntriesBuilder, Found
+from uhd.data.entries import Entries, EntriesBuilder, Entry, Found
 from uhd.data.shards import Layout, ShardStore, ShardWriter
 from uhd.locking import exclusive
 
@@ -32,11 +32,21 @@ class Source(Protocol):
 
     paths: Sequence[str]
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Those of the annotations, once something has been read."""
+
+    def blank(self) -> Entries:
+        """Entries for its pictures without anything in them."""
+
     def states(self) -> NDArray[np.int64]:
-        """[n,4]: numbers that change when a picture's files do."""
+        """[n,4]: numbers that change when a picture's file does, and others for its labels."""
 
     def read(self, indices: NDArray[np.int64]) -> Iterator[Found]:
         """What the files of these pictures hold, in any order."""
+
+    def read_labels(self, indices: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[tuple[int, Entry]]:
+        """The same without the pictures, of which sizes [n,2] are known."""
 
 
 def open_disk(source: Source, shape: tuple[int, ...], folder: Path) -> tuple[ShardStore, Entries]:
@@ -85,17 +95,20 @@ def _bring_up_to_date(folder: Path, source: Source, shape: tuple[int, ...]) -> I
     with ShardWriter(folder, layout) as writer:
         if older is None:
             writer.start(range(layout.num_shards))
-            changed = np.ones(shape[0], bool)
+            changed, relabelled = np.ones(shape[0], bool), np.zeros(shape[0], bool)
         else:
-            changed = _take_over(folder, older, states, writer)
-            if not changed.any():
+            changed, relabelled = _take_over(folder, older, states, writer)
+            if not (changed | relabelled).any():
                 return older
-        builder = EntriesBuilder(Entries.blank(source.paths) if older is None else older.entries)
+        entries = source.blank() if older is None else older.entries
+        builder = EntriesBuilder(entries)
         for position, entry, image in source.read(np.flatnonzero(changed)):
             writer.put(position, image)
             builder.add(position, entry)
+        for position, entry in source.read_labels(np.flatnonzero(relabelled), entries.sizes):
+            builder.add(position, entry)
         writer.finish()
-        index = Index(layout, writer.names, writer.checksums, states, builder.build())
+        index = Index(layout, writer.names, writer.checksums, states, builder.build(source.class_names))
         write_index(folder / _INDEX, index)
     return index
 
@@ -108,12 +121,19 @@ def _sound_index(folder: Path, shape: tuple[int, ...], paths: Sequence[str]) -> 
         return None
 
 
-def _take_over(folder: Path, older: Index, states: NDArray[np.int64], writer: ShardWriter) -> NDArray[np.bool_]:
-    """Keeps or copies what is sound in an older cache; returns which pictures [n] must be read."""
+def _take_over(
+    folder: Path, older: Index, states: NDArray[np.int64], writer: ShardWriter
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Keeps or copies what is sound in an older cache; returns which pictures [n], and which labels, must be read."""
     layout = older.layout
-    changed: NDArray[np.bool_] = (older.states != states).any(axis=1)
-    if changed.any():
-        _log.info("%s: %d of %d pictures or labels changed and are read again", folder, changed.sum(), len(changed))
+    differs = older.states != states
+    if differs.any():
+        count = differs.any(axis=1).sum()
+        _log.info("%s: %d of %d pictures or labels changed and are read again", folder, count, len(differs))
+    relabelled: NDArray[np.bool_] = differs[:, 2:].any(axis=1)
+    changed: NDArray[np.bool_] = differs[:, :2].any(axis=1)
+    without_size = list(older.entries.errors)
+    changed[without_size] |= relabelled[without_size]
     missing = _missing(folder, older)
     renewed = missing | set((np.flatnonzero(changed) // layout.per_shard).tolist())
     for shard in set(range(layout.num_shards)) - renewed:
@@ -125,7 +145,7 @@ def _take_over(folder: Path, older: Index, states: NDArray[np.int64], writer: Sh
         if damaged:
             _log.warning("%s: the picture cache is damaged; %d pictures are read again", file, len(damaged))
             changed[damaged] = True
-    return changed
+    return changed, relabelled & ~changed
 
 
 def _remove_unnamed(folder: Path, index: Index) -> None:

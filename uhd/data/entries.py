@@ -26,6 +26,9 @@ class Entry:
     error: str = ""
 
 
+NOT_LISTED = "not listed in the annotations"
+"""The error of a picture that nobody has labelled, where annotations list those that somebody has."""
+
 Found = tuple[int, Entry, NDArray[np.uint8] | None]
 """A picture's index, what its files hold, and its pixels [H,W,3] where it could be read."""
 
@@ -36,7 +39,8 @@ class Entries:
 
     sizes [n,2] int64; counts [n] int64, how many of the label rows [k,5] float64 are each picture's, in order; twins
     [n] uint8, which of a picture's `label_candidates` is its label file; errors and bad_lines by the picture's index,
-    where there are any.
+    where there are any. annotations: the file or folder of all labels, where they are not in files of their own, and
+    class_names those of its classes.
     """
 
     paths: Sequence[str]
@@ -46,20 +50,23 @@ class Entries:
     twins: NDArray[np.uint8]
     errors: dict[int, str] = field(default_factory=dict)
     bad_lines: dict[int, tuple[BadLine, ...]] = field(default_factory=dict)
+    annotations: str = ""
+    class_names: tuple[str, ...] = ()
 
     @staticmethod
-    def blank(paths: Sequence[str]) -> Entries:
+    def blank(paths: Sequence[str], annotations: str = "") -> Entries:
         """Entries without anything in them."""
         count = len(paths)
         sizes, rows = np.zeros((count, 2), np.int64), np.empty((0, 5))
-        return Entries(paths, sizes, np.zeros(count, np.int64), rows, np.zeros(count, np.uint8))
+        twins = np.zeros(count, np.uint8)
+        return Entries(paths, sizes, np.zeros(count, np.int64), rows, twins, annotations=annotations)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def label_path(self, index: int) -> str:
-        """The label file of a picture."""
-        return label_candidates(self.paths[index])[int(self.twins[index])]
+        """The label file of a picture, or the annotations that have its labels."""
+        return self.annotations or label_candidates(self.paths[index])[int(self.twins[index])]
 
     def entry(self, index: int) -> Entry:
         """All that is known of one picture. It counts rows from the start: not for a loop over all of them."""
@@ -84,7 +91,8 @@ class EntriesBuilder:
         self._renewed[index] = True
         self._sizes[index] = entry.size
         self._counts[index] = len(entry.labels.rows)
-        self._twins[index] = label_candidates(self._older.paths[index]).index(entry.label_path)
+        if not self._older.annotations:
+            self._twins[index] = label_candidates(self._older.paths[index]).index(entry.label_path)
         self._rows.pop(index, None)
         if len(entry.labels.rows):
             self._rows[index] = entry.labels.rows
@@ -95,8 +103,8 @@ class EntriesBuilder:
         if entry.labels.bad_lines:
             self._bad_lines[index] = entry.labels.bad_lines
 
-    def build(self) -> Entries:
-        """The entries as they are now."""
+    def build(self, class_names: tuple[str, ...] = ()) -> Entries:
+        """The entries as they are now; class_names: those of the annotations."""
         rows = np.empty((self._counts.sum(), 5))
         offsets = np.cumsum(self._counts) - self._counts
         older = self._older
@@ -106,4 +114,5 @@ class EntriesBuilder:
         rows[(offsets[owners] + places)[kept]] = older.rows[kept]
         for index, renewed in self._rows.items():
             rows[offsets[index] : offsets[index] + len(renewed)] = renewed
-        return Entries(older.paths, self._sizes, self._counts, rows, self._twins, self._errors, self._bad_lines)
+        found = self._sizes, self._counts, rows, self._twins, self._errors, self._bad_lines
+        return Entries(older.paths, *found, older.annotations, class_names)

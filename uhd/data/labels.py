@@ -18,23 +18,40 @@ from uhd.reading import read_plain
 _ROUNDING = 1e-4
 # Python reads more as a number: 1_0, and digits of other scripts.
 _NUMBER = re.compile(r"[0-9.eE+-]+\Z")
-_MAX_CLASS = 2**31 - 1
+MAX_CLASS = 2**31 - 1
+"""The largest class id of a label file."""
 
 
 @dataclass(frozen=True)
 class BadLine:
-    """A malformed line: its number from 1 (0: the file as a whole) and what is wrong with it."""
+    """A malformed line: its number from 1 (0: the file as a whole) and what is wrong with it.
+
+    file: where it stands, if that is not the label file of its picture.
+    """
 
     number: int
     problem: str
+    file: str = ""
+
+    def place(self, label_path: str) -> str:
+        """`file:line`, or the file alone; label_path is the picture's label file."""
+        file = self.file or label_path
+        return f"{file}:{self.number}" if self.number else file
 
 
 @dataclass(frozen=True)
 class LabelRows:
-    """The content of one label file: rows [k,5] float64 (class, cx, cy, w, h) and the lines left out of them."""
+    """The content of one label file: rows [k,5] float64 (class, cx, cy, w, h) and the lines left out of them.
+
+    Annotations (`uhd.data.formats`) also have the class `ignored_class(c)`: a region with objects of class c that are
+    not told apart, or hardly seen.
+    """
 
     rows: NDArray[np.float64]
     bad_lines: tuple[BadLine, ...] = ()
+
+
+NO_LABELS = LabelRows(np.empty((0, 5)))
 
 
 def read_labels(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> LabelRows:
@@ -48,7 +65,7 @@ def read_labels(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> LabelRows:
         data = b""
     except OSError as error:
         hint = f" for --max-boxes {limits.max_boxes}" if error.errno == errno.EFBIG else ""
-        return _refused(BadLine(0, f"cannot be read ({error.strerror}{hint})"))
+        return refused(BadLine(0, f"cannot be read ({error.strerror}{hint})"))
     return parse_labels(data, limits)
 
 
@@ -60,7 +77,7 @@ def parse_labels(data: bytes, limits: Limits = DEFAULT_LIMITS) -> LabelRows:
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        return _refused(BadLine(0, "not a text file; expected lines of 'class cx cy w h'"))
+        return refused(BadLine(0, "not a text file; expected lines of 'class cx cy w h'"))
     rows: list[list[float]] = []
     bad_lines: list[BadLine] = []
     for number, line in enumerate(lines, start=1):
@@ -68,7 +85,7 @@ def parse_labels(data: bytes, limits: Limits = DEFAULT_LIMITS) -> LabelRows:
         if not fields:
             continue
         if len(rows) + len(bad_lines) == limits.max_boxes:
-            return _refused(BadLine(number, f"more boxes than --max-boxes {limits.max_boxes}"))
+            return refused(BadLine(number, f"more boxes than --max-boxes {limits.max_boxes}"))
         try:
             rows.append(_parse_fields(fields))
         except ValueError as error:
@@ -76,7 +93,7 @@ def parse_labels(data: bytes, limits: Limits = DEFAULT_LIMITS) -> LabelRows:
     return LabelRows(np.array(rows, dtype=np.float64).reshape(-1, 5), tuple(bad_lines))
 
 
-def _refused(line: BadLine) -> LabelRows:
+def refused(line: BadLine) -> LabelRows:
     """No box of a file that is malformed as a whole."""
     return LabelRows(np.empty((0, 5)), (line,))
 
@@ -86,23 +103,35 @@ def _parse_fields(fields: list[str]) -> list[float]:
         hint = " (a polygon?)" if len(fields) > 6 else ""
         raise ValueError(f"{len(fields)} fields{hint}; expected 5: 'class cx cy w h'")
     if not (fields[0].isascii() and fields[0].isdigit()):
-        raise ValueError(f"class {_shortened(fields[0])} is not an integer >= 0")
+        raise ValueError(f"class {shortened(fields[0])} is not an integer >= 0")
     values = [float(fields[0])]
-    if values[0] > _MAX_CLASS:
-        raise ValueError(f"class {_shortened(fields[0])} is too large; expected at most {_MAX_CLASS}")
+    if values[0] > MAX_CLASS:
+        raise ValueError(f"class {shortened(fields[0])} is too large; expected at most {MAX_CLASS}")
     for field in fields[1:]:
-        try:
-            value = float(field) if _NUMBER.match(field) else math.nan
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise ValueError(f"{_shortened(field)} is not a number; expected 'class cx cy w h'")
+        value = parse_number(field)
+        if value is None:
+            raise ValueError(f"{shortened(field)} is not a number; expected 'class cx cy w h'")
         values.append(value)
     return values
 
 
-def _shortened(field: str) -> str:
-    return repr(field if len(field) <= 20 else field[:20] + "...")
+def parse_number(text: str) -> float | None:
+    """A finite number in plain notation; None for any other text."""
+    try:
+        value = float(text) if _NUMBER.match(text) else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def shortened(text: str) -> str:
+    """A text of unknown length as an error quotes it."""
+    return repr(text if len(text) <= 20 else text[:20] + "...")
+
+
+def ignored_class(label: int) -> int:
+    """What stands for a class in the label rows of a region that is to be ignored; its own inverse."""
+    return -1 - label
 
 
 def clip_boxes(

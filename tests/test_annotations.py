@@ -1,0 +1,326 @@
+"""Training from `--annotations`: what becomes of pictures and boxes, and what is said about mistakes."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from annotated import WRITERS, write_coco, write_csv, write_turned, write_voc
+from conftest import PERSON, PERSON_AND_CHAIR, SMALL_RUN
+from helpers import draw_people, metric_rows, train_args
+
+import train
+from uhd.config import DataConfig, InputConfig, LabelsConfig
+from uhd.data import build_datasets
+from uhd.data import cache as cache_module
+from uhd.types import IGNORED
+
+PERSON_ONLY = LabelsConfig().resolved()
+TIMES = ("seconds", "images_per_second")
+
+
+def read(folder, annotations, labels=PERSON_ONLY, **flags):
+    """The training set of a folder, which is all of it."""
+    flags = {"train_split": 1, "val_split": 0, "cache": "ram", **flags}
+    data = DataConfig(image_dir=str(folder), annotations=annotations and str(annotations), **flags)
+    return build_datasets(InputConfig(img_size=(16, 16)), labels, data)[0]
+
+
+def by_name(dataset):
+    """Boxes and labels of each picture."""
+    pairs = zip(dataset.boxes, dataset.labels, strict=True)
+    return {
+        os.path.basename(path): (boxes.tolist(), labels.tolist())
+        for path, (boxes, labels) in zip(dataset.paths, pairs, strict=True)
+    }
+
+
+# --- the same run from every format -----------------------------------------------------------------
+
+
+def test_every_format_gives_the_run_of_the_yolo_text(tmp_path, capsys):
+    data = draw_people(tmp_path / "data", 12)
+    rows = {}
+    for name in ("yolo", *WRITERS):
+        found = None if name == "yolo" else WRITERS[name](data, tmp_path)
+        flags = {"annotations": found, "epochs": 1, "anchors": "0.2,0.4"}
+        assert train.main(train_args(data, tmp_path / name, **flags)) == 0, capsys.readouterr().err
+        rows[name] = [{k: v for k, v in row.items() if k not in TIMES} for row in metric_rows(tmp_path / name)]
+    assert rows["yolo"] == rows["coco"] == rows["voc"] == rows["csv"]
+    assert rows["yolo"][0]["train/loss"] > 0
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_lists_with_annotations(kind, tmp_path):
+    data = draw_people(tmp_path / "data", 6)
+    found = WRITERS[kind](data, tmp_path)
+    names = sorted(path.name for path in data.glob("*.png"))
+    (data / "train.txt").write_text("\n".join(names[:4]))
+    (data / "val.txt").write_text("\n".join(names[4:]))
+    lists = {"train_list": str(data / "train.txt"), "val_list": str(data / "val.txt"), "cache": "ram"}
+    sets = [
+        build_datasets(InputConfig(img_size=(16, 16)), PERSON_ONLY, DataConfig(**lists, annotations=annotations))
+        for annotations in (None, str(found))
+    ]
+    for text, annotated in zip(*sets, strict=True):
+        assert by_name(text) == by_name(annotated)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_formats_agree_on_pictures_that_are_not_square_and_in_folders(kind, yolo_folder, tmp_path):
+    two = "0 0.7 0.4 0.2 0.6\n0 0.25 0.5 0.4 0.5\n"
+    data = yolo_folder([PERSON, two, "", None] * 3, size=(37, 101))
+    shutil.copytree(data, data / "sub" / "deep")
+    for path in (data / "sub" / "deep").glob("*.txt"):
+        path.write_text("0 0.2 0.3 0.1 0.2\n")
+    text, annotated = read(data, None), read(data, WRITERS[kind](data, tmp_path))
+    assert text.paths == annotated.paths
+    np.testing.assert_allclose(text.boxes.values, annotated.boxes.values, atol=1e-6)
+    assert text.labels.values.tolist() == annotated.labels.values.tolist()
+    assert text.num_backgrounds == annotated.num_backgrounds
+
+
+# --- classes ------------------------------------------------------------------------------------------
+
+
+def classes_of(tmp_path, kind, names, labels):
+    data = tmp_path / "data"
+    write = {"coco": write_coco, "voc": write_voc, "csv": write_csv}[kind]
+    return read(data, write(data, tmp_path / "labels", names), labels).labels.values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "expected"),
+    [
+        ("coco", {"num_classes": 2}, [0, 0, 1]),  # in the order of the ids
+        ("voc", {"num_classes": 2}, [1, 1, 0]),  # chair, person: in the order of the names
+        ("csv", {"num_classes": 2}, [1, 1, 0]),
+        ("voc", {"classes": (1,)}, [0, 0]),
+        ("coco", {"names": ["chair", "person"]}, [1, 1, 0]),
+        ("voc", {"names": ["person", "chair"]}, [0, 0, 1]),
+        ("csv", {"names": ["person"]}, [0, 0]),
+        ("coco", {"names": ["table", "chair"]}, [1]),
+    ],
+)
+def test_classes_by_order_and_by_name(kind, flags, expected, yolo_folder, tmp_path):
+    yolo_folder([PERSON, PERSON_AND_CHAIR])
+    if "names" in flags:
+        (tmp_path / "names.txt").write_text("\n".join(flags["names"]))
+        flags = {"names": str(tmp_path / "names.txt")}
+    assert classes_of(tmp_path, kind, ("person", "chair"), LabelsConfig(**flags).resolved()) == expected
+
+
+def test_names_that_are_none_of_the_annotations(refused, yolo_folder, tmp_path):
+    write_voc(yolo_folder([PERSON] * 4), tmp_path / "xml", ("human",))
+    (tmp_path / "names.txt").write_text("person\n")
+    flags = ("--image-dir", "data", "--annotations", "xml", "--names", "names.txt")
+    refused(*flags, mentions=("--names names.txt", "--annotations xml", "human"))
+
+
+def test_class_of_another_name_is_said(accepted, yolo_folder, tmp_path):
+    write_voc(yolo_folder([PERSON] * 4), tmp_path / "xml", ("human",))
+    outcome = accepted("--image-dir", "data", "--annotations", "xml")
+    assert any("'human'" in line and "'person'" in line and "--names" in line for line in outcome.warnings)
+
+
+# --- what is neither truth nor background -----------------------------------------------------------
+
+
+def test_crowds_and_difficult_objects_are_ignored_regions(yolo_folder, tmp_path, caplog):
+    data = yolo_folder([PERSON, PERSON_AND_CHAIR, ""])
+    content = json.loads(write_coco(data, tmp_path / "x.json", ("person", "chair")).read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    content["annotations"][2]["iscrowd"] = 1  # of another class than the one that is asked for
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    text = write_voc(data, tmp_path / "xml", ("person", "chair"))
+    first = text / "000.xml"
+    first.write_text(first.read_text().replace("<name>person</name>", "<name>person</name><difficult>1</difficult>"))
+    (tmp_path / "names.txt").write_text("person")
+    labels = LabelsConfig(names=str(tmp_path / "names.txt")).resolved()
+    for found in (tmp_path / "x.json", text):
+        dataset = read(data, found, labels)
+        assert dataset.labels.values.tolist() == [IGNORED, 0]
+        assert (dataset.num_boxes, dataset.num_backgrounds, dataset.problems.ignored) == (1, 2, 1)
+        assert len(dataset.truths().values) == len(dataset.taught_boxes().values) == 1
+
+
+def test_run_with_crowds_learns_and_is_inspected(run_train, yolo_folder, tmp_path):
+    data = yolo_folder([PERSON, PERSON] * 6)
+    content = json.loads(write_coco(data, tmp_path / "x.json").read_text())
+    for annotation in content["annotations"][::2]:
+        annotation["iscrowd"] = 1
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    flags = ("--image-dir", "data", "--annotations", "x.json", "--num-anchors", "1")
+    assert run_train(*SMALL_RUN, *flags, "--ckpt-out", "run").code == 0
+    outcome = run_train(*SMALL_RUN, *flags, "--inspect")
+    assert outcome.code == 0
+    assert "regions (crowds, difficult objects) are neither taught nor background" in "\n".join(outcome.out)
+
+
+# --- pictures and names -------------------------------------------------------------------------------
+
+
+def test_pictures_that_a_json_does_not_list_are_left_out(accepted, yolo_folder, tmp_path):
+    data = yolo_folder([PERSON] * 6)
+    content = json.loads(write_coco(data, tmp_path / "x.json").read_text())
+    content["images"] = [image for image in content["images"] if image["file_name"] != "003.png"]
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    outcome = accepted("--image-dir", "data", "--annotations", "x.json", "--train-split", "1", "--val-split", "0")
+    assert any("training: 5 pictures, 5 boxes, 0 pictures without a box" in line for line in outcome.out)
+    assert any("1 pictures are not listed" in line and "003.png" in line for line in outcome.warnings)
+    assert any("1 annotations are of pictures that it does not list" in line for line in outcome.warnings)
+
+
+@pytest.mark.parametrize("kind", ["voc", "csv"])
+def test_pictures_without_an_entry_are_background(kind, yolo_folder, tmp_path):
+    data = yolo_folder([PERSON, None, PERSON])
+    dataset = read(data, WRITERS[kind](data, tmp_path))
+    assert (len(dataset), dataset.num_boxes, dataset.num_backgrounds) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_annotations_of_other_pictures_are_an_error(kind, refused, yolo_folder, tmp_path):
+    WRITERS[kind](yolo_folder([PERSON] * 3), tmp_path)
+    other = yolo_folder([PERSON] * 3, name="other")
+    for path in sorted(other.glob("*.png")):
+        path.rename(other / f"x{path.name}")
+    name = {"coco": "labels.json", "voc": "xml", "csv": "labels.csv"}[kind]
+    refused("--image-dir", "other", "--annotations", name, mentions=("none of its 3 pictures", ".png"))
+
+
+def test_size_that_is_not_the_pictures_is_named(refused, accepted, yolo_folder, tmp_path):
+    data = yolo_folder([PERSON] * 4)
+    file = write_voc(data, tmp_path / "xml") / "002.xml"
+    file.write_text(file.read_text().replace("<width>48", "<width>96"))
+    flags = ("--image-dir", "data", "--annotations", "xml")
+    refused(*flags, mentions=("--annotations", "002.xml: the size", "96x40", "48x40", "--skip-bad-labels"))
+    assert any("1 bad lines dropped" in line for line in accepted(*flags, "--skip-bad-labels").warnings)
+    content = json.loads(write_coco(data, tmp_path / "x.json").read_text())
+    content["images"][1]["height"] = 41
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    refused("--image-dir", "data", "--annotations", "x.json", mentions=("x.json: images[1]: the size", "48x41"))
+
+
+def test_boxes_out_of_the_picture_are_clipped_and_dropped_as_those_of_text_are(accepted, yolo_folder, tmp_path):
+    yolo_folder(["0 1.0 0.5 0.5 0.5\n0 1.5 0.5 0.5 0.5\n0 0.5 0.5 0 0.3\n"] * 4)
+    write_csv(tmp_path / "data", tmp_path / "x.csv")
+    outcome = accepted("--image-dir", "data", "--annotations", "x.csv", "--train-split", "1", "--val-split", "0")
+    assert any("training: 4 pictures, 4 boxes" in line for line in outcome.out)
+    assert any("training: 4 boxes reach out" in line for line in outcome.warnings)
+    assert any("training: 8 boxes have no area" in line and "x.csv" in line for line in outcome.warnings)
+
+
+def test_too_many_boxes_of_a_picture(refused, yolo_folder, tmp_path):
+    write_csv(yolo_folder([PERSON, PERSON * 5, PERSON]), tmp_path / "x.csv")
+    flags = ("--image-dir", "data", "--annotations", "x.csv", "--max-boxes", "4")
+    refused(*flags, mentions=("x.csv", "001.png", "--max-boxes 4"))
+
+
+def test_boxes_are_those_of_the_picture_as_its_exif_orientation_shows_it(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_turned(tmp_path / "data" / "turned.jpg", (60, 40))
+    (tmp_path / "x.csv").write_text("img_name,label,xmin,ymin,xmax,ymax\nturned.jpg,0,10,0,20,30\n")
+    dataset = read(tmp_path / "data", tmp_path / "x.csv")
+    assert dataset.sizes.tolist() == [[40, 60]]
+    np.testing.assert_allclose(dataset.boxes[0][0], [10 / 60, 0, 20 / 60, 30 / 40], atol=1e-6)
+
+
+# --- the cache ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Names of the pictures that are decoded, and of the annotations that are read."""
+    names = []
+
+    def record(module, name):
+        function = getattr(module, name)
+
+        def recorded(path, *args):
+            names.append(os.path.basename(path))
+            return function(path, *args)
+
+        monkeypatch.setattr(module, name, recorded)
+
+    from uhd.data import annotations
+
+    record(cache_module, "load_resized")
+    record(annotations, "read_annotations")
+    return names
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_warm_start_reads_neither_pictures_nor_annotations_and_a_change_the_annotations_alone(
+    kind, opened, yolo_folder, tmp_path
+):
+    data = yolo_folder([PERSON, "", PERSON])
+    found = WRITERS[kind](data, tmp_path)
+    flags = {"cache": "disk", "cache_dir": str(tmp_path / "cache"), "train_split": 0.5, "val_split": 0.5}
+    cold = by_name(read(data, found, **flags))
+    assert len(opened) == 4  # three pictures, and once for both sets the annotations
+    opened.clear()
+    assert by_name(read(data, found, **flags)) == cold
+    assert opened == []
+    for path in data.glob("*.txt"):
+        path.write_text("0 0.5 0.5 0.25 0.5\n")
+    WRITERS[kind](data, tmp_path)
+    changed = by_name(read(data, found, **flags))
+    assert opened == [found.name]
+    assert changed != cold
+    assert changed == by_name(read(data, found, **{**flags, "cache": "ram"}))
+
+
+def test_text_and_annotations_have_caches_of_their_own(opened, yolo_folder, tmp_path):
+    data = yolo_folder([PERSON, PERSON])
+    found = write_csv(data, tmp_path / "x.csv")
+    flags = {"cache": "disk", "cache_dir": str(tmp_path / "cache")}
+    for annotations in (None, found):
+        read(data, annotations, **flags)
+    opened.clear()
+    for annotations in (None, found):
+        read(data, annotations, **flags)
+    assert opened == []
+
+
+# --- mistakes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "mentions"),
+    [
+        ("none.json", None, ("none.json", "no such file")),
+        ("x.json", "{", ("x.json:1", "not JSON")),
+        ("x.csv", "a,b\n", ("x.csv:1", "img_name,label")),
+        ("x.xml", "<a/>", ("x.xml:1", "<annotation>")),
+        ("empty", "", ("empty", "no .xml file")),
+    ],
+)
+def test_mistakes_name_flag_file_and_place(name, text, mentions, refused, yolo_folder, tmp_path):
+    yolo_folder([PERSON] * 3)
+    if name == "empty":
+        (tmp_path / name).mkdir()
+    elif text is not None:
+        (tmp_path / name).write_text(text)
+    refused("--image-dir", "data", "--annotations", name, mentions=("--annotations", *mentions))
+
+
+def test_malformed_boxes_stop_the_program_or_are_left_out(refused, accepted, yolo_folder, tmp_path):
+    data = yolo_folder([PERSON] * 3)
+    content = json.loads(write_coco(data, tmp_path / "x.json").read_text())
+    content["annotations"][1]["bbox"] = [1, 2, "x", 4]
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    file = write_voc(data, tmp_path / "xml") / "001.xml"
+    file.write_text(file.read_text().replace("<object>", "<object>\n<pose/>").replace("<xmin>", "<xmin>x"))
+    table = write_csv(data, tmp_path / "x.csv")
+    table.write_text(table.read_text() + "001.png,0,1,2,nan,4\n")
+    for name, place in (("x.json", "annotations[1].bbox"), ("xml", "001.xml:1"), ("x.csv", "x.csv:5")):
+        flags = ("--image-dir", "data", "--annotations", name, "--train-split", "1", "--val-split", "0")
+        refused(*flags, mentions=("--annotations", place, "--skip-bad-labels"))
+        outcome = accepted(*flags, "--skip-bad-labels")
+        assert any("1 bad lines dropped" in line for line in outcome.warnings)
+        assert any(f"training: 3 pictures, {3 if name == 'x.csv' else 2} boxes" in line for line in outcome.out)
+
+
+def test_demo_data_and_annotations_exclude_each_other(refused):
+    refused("--demo-data", "20", "--annotations", "x.json", mentions=("--demo-data and --annotations",))
