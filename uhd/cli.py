@@ -20,6 +20,7 @@ from uhd.config import (
     RESIZE_MODE_ALIASES,
     SECTIONS,
     Config,
+    ConvertConfig,
     DemoConfig,
     ExportConfig,
     ResizeMode,
@@ -96,6 +97,13 @@ def build_demo_parser() -> argparse.ArgumentParser:
     parser = _new_parser("demo_uhd.py", "Show what an ONNX detector finds on a camera, a video or pictures.")
     _add_flags(parser, ((DemoConfig, f) for f in own_flags(DemoConfig)))
     _add_not_built(parser, {"tracking": ("--track",)})
+    return parser
+
+
+def build_convert_parser() -> argparse.ArgumentParser:
+    """The parser of `python -m uhd.data.convert`."""
+    parser = _new_parser("python -m uhd.data.convert", "Convert annotations from one format into another.")
+    _add_flags(parser, ((ConvertConfig, f) for f in own_flags(ConvertConfig)))
     return parser
 
 
@@ -246,6 +254,11 @@ def parse_demo_args(argv: Sequence[str] | None = None) -> DemoConfig:
     typed = vars(build_demo_parser().parse_args(argv))
     _apply_resize_shortcuts(typed)
     return DemoConfig(**typed)
+
+
+def parse_convert_args(argv: Sequence[str] | None = None) -> ConvertConfig:
+    """What to convert; ValueError for a mistake of the user's."""
+    return ConvertConfig(**vars(build_convert_parser().parse_args(argv)))
 
 
 def _apply_resize_shortcuts(typed: Typed) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from uhd.augment import OPS
 from uhd.augment.pipeline import checks
 from uhd.cli import described_choices, flag_fields, own_flags, plain_default, value_type
-from uhd.config import DEMO_PRESET, DemoConfig, ExportConfig, Section, flag_of
+from uhd.config import DEMO_PRESET, ConvertConfig, DemoConfig, ExportConfig, Section, flag_of
 
 START = "<!-- flags:start -->"
 END = "<!-- flags:end -->"
@@ -21,7 +21,7 @@ Fields = Iterable[tuple[type[Section], dataclasses.Field[Any]]]
 
 
 def flag_tables() -> str:
-    """The flags of the three programs as Markdown tables, and what --demo-data sets."""
+    """The flags of the programs as Markdown tables, and what --demo-data sets."""
     parts = [
         "### train.py",
         _tables(flag_fields()),
@@ -32,6 +32,8 @@ def flag_tables() -> str:
         "checkpoint says.",
         "### demo_uhd.py",
         _tables((DemoConfig, f) for f in own_flags(DemoConfig)),
+        "### python -m uhd.data.convert",
+        _tables((ConvertConfig, f) for f in own_flags(ConvertConfig)),
         "### The augmentation file",
         _ops(),
     ]

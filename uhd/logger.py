@@ -13,26 +13,14 @@ from typing import Any
 
 import yaml
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from uhd.config import Config, RunConfig
+from uhd.console import BarFriendlyHandler
 from uhd.locking import Claim
 
 Row = dict[str, Any]
 LOCK = ".lock"
 log = logging.getLogger("uhd")
-
-
-class BarFriendlyHandler(logging.Handler):
-    """Prints above the progress bars; warnings and errors go to stderr, the rest to stdout."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """One line a record."""
-        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        # A terminal that was closed, or a full disk behind stdout, ends no training.
-        with contextlib.suppress(OSError):
-            tqdm.write(prefix + record.getMessage(), file=stream)
 
 
 class Backlog(logging.Handler):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 _PLAIN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -16,6 +18,18 @@ def read_plain(path: str | Path, limit: int) -> bytes:
 
     A pipe or a device is refused: it would make the reader wait, or deliver bytes without end.
     """
+    with _opened(path) as (descriptor, size):
+        if size > limit:
+            raise _too_large(size, limit)
+        data = _read_all(descriptor, size, limit)
+    if len(data) > limit:
+        raise _too_large(len(data), limit)
+    return data
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[int, int]]:
+    """The descriptor of a plain file, and the size that it is said to have."""
     try:
         # Without waiting: to open a pipe that nobody writes to would hang before its kind can be asked for.
         descriptor = os.open(path, _PLAIN)
@@ -26,14 +40,15 @@ def read_plain(path: str | Path, limit: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             kind = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
             raise OSError(kind, _kind(status.st_mode))
-        if status.st_size > limit:
-            raise _too_large(status.st_size, limit)
-        data = _read_all(descriptor, status.st_size, limit)
+        yield descriptor, status.st_size
     finally:
         os.close(descriptor)
-    if len(data) > limit:
-        raise _too_large(len(data), limit)
-    return data
+
+
+def read_start(path: str | Path, count: int) -> bytes:
+    """The first bytes of a file, at most count; errors as those of `read_plain`."""
+    with _opened(path) as (descriptor, _):
+        return os.read(descriptor, count)
 
 
 def _read_all(descriptor: int, size: int, limit: int) -> bytes:

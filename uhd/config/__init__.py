@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from uhd.config.archs import CNNConfig, TransformerConfig, UltraTinyODConfig
+from uhd.config.convert import ConvertConfig
 from uhd.config.demo import DemoConfig
 from uhd.config.distill import DistillConfig
 from uhd.config.export import DynamicAxes, ExportConfig
-from uhd.config.inputs import InputConfig, LabelsConfig
+from uhd.config.inputs import InputConfig, LabelsConfig, read_names
 from uhd.config.model import MODEL_CONFIGS, AnchorModelConfig, AnchorSizesConfig, ModelConfig
 from uhd.config.nanodet import NanoDetConfig
 from uhd.config.options import Head, Scope, Section, field_scope, flag_of, plain, section_from_dict
@@ -43,6 +44,7 @@ __all__ = [
     "AutoAnchorsConfig",
     "CNNConfig",
     "Config",
+    "ConvertConfig",
     "DataConfig",
     "DecodeConfig",
     "DemoConfig",
@@ -69,6 +71,7 @@ __all__ = [
     "field_scope",
     "flag_of",
     "parse_size",
+    "read_names",
     "section_from_dict",
 ]
 

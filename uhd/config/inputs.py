@@ -67,7 +67,7 @@ class LabelsConfig(Section):
 
         Raises ValueError when the file is missing or empty, or an id has no name in it.
         """
-        listed = _read_names(self.names) if self.names else None
+        listed = read_names(self.names) if self.names else None
         count = len(listed) if listed else self.num_classes
         if listed and self.num_classes not in (None, len(listed)):
             raise ValueError(f"--num-classes {self.num_classes} but --names {self.names} lists {len(listed)} names")
@@ -85,7 +85,8 @@ class LabelsConfig(Section):
         return dataclasses.replace(self, classes=classes, class_names=names)
 
 
-def _read_names(path: str) -> list[str]:
+def read_names(path: str) -> list[str]:
+    """The class names in a file, one a line; ValueError that names --names where it is malformed."""
     file = Path(path)
     # Not only for its size: a pipe, which has none, would make the reader wait.
     if file.exists() and not file.is_dir() and (not file.is_file() or file.stat().st_size > MAX_NAMES_BYTES):

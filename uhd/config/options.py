@@ -68,8 +68,8 @@ def derived(default: Any) -> Any:
 
 
 def flag_of(name: str) -> str:
-    """A field's flag."""
-    return "--" + name.replace("_", "-")
+    """A field's flag; an underscore at the end only keeps the field apart from a word of Python's."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def field_scope(section: type[Section], f: dataclasses.Field[Any]) -> Scope:

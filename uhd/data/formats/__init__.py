@@ -13,7 +13,7 @@ from uhd.data.formats.coco import parse_coco
 from uhd.data.formats.table import parse_csv
 from uhd.data.formats.voc import MalformedError, VocFile, join_voc, parse_voc
 from uhd.data.labels import BadLine
-from uhd.reading import read_plain
+from uhd.reading import read_plain, read_start
 
 __all__ = ["AnnotationSet", "Box", "Format", "Picture", "format_of", "read_annotations", "xml_files"]
 
@@ -32,8 +32,7 @@ def format_of(path: str) -> Format:
     suffix = PurePath(path).suffix.lower()
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
-    with open(path, "rb") as stream:
-        start = stream.read(100).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    start = read_start(path, 100).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     return "coco" if start in (b"{", b"[") else "voc" if start == b"<" else "csv"
 
 
@@ -49,16 +48,13 @@ def read_annotations(path: str, flag: str) -> AnnotationSet:
     if os.path.isdir(path):
         return _read_folder(path, source)
     try:
-        data = read_plain(path, ANNOTATION_BYTES)
         kind = format_of(path)
+        if kind == "voc":
+            return join_voc(*_read_xml(path, PurePath(path).stem))
+        data = read_plain(path, ANNOTATION_BYTES)
     except OSError as error:
         raise ValueError(f"{source}: cannot be read ({error.strerror})") from None
-    if kind == "coco":
-        return parse_coco(data, source)
-    if kind == "csv":
-        return parse_csv(data, source)
-    files, refused = _read_xml(path, PurePath(path).stem)
-    return join_voc(files, refused)
+    return parse_coco(data, source) if kind == "coco" else parse_csv(data, source)
 
 
 def xml_files(folder: str) -> Iterator[str]:

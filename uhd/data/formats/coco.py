@@ -235,4 +235,4 @@ def _kind(value: Any) -> str:
         return "an object"
     if isinstance(value, list):
         return f"a list of {len(value)}"
-    return shortened(value) if isinstance(value, str) else shortened(json.dumps(value)[:100])
+    return shortened(value) if isinstance(value, str) else json.dumps(value)[:20]
