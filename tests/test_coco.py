@@ -1,6 +1,7 @@
 """The figures of --coco-eval: cases worked by hand, the names, and silence."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +27,14 @@ def samples(detections, truths, sizes=((480, 640),)):
         truth_labels=np.array([row[2] for row in truths], dtype=np.int64),
         truth_images=np.array([row[0] for row in truths], dtype=np.int64),
     )
+
+
+def test_detection_in_a_crowd_counts_for_nothing():
+    found, truths = [(0, LEFT, 0.8, 0), (1, (0.6, 0.6, 0.7, 0.7), 0.9, 0)], [(0, LEFT, 0)]
+    plain = samples(found, truths, sizes=((480, 640),) * 2)
+    crowd = {"ignored_boxes": np.array([[0.5, 0.5, 1, 1]]), "ignored_images": np.array([1])}
+    assert coco_metrics(plain, NAMES, per_class=False)["coco/AP"] == pytest.approx(0.5)
+    assert coco_metrics(replace(plain, **crowd), NAMES, per_class=False)["coco/AP"] == pytest.approx(1)
 
 
 def test_a_perfect_detection():

@@ -13,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from uhd.eval.mean_ap import AREA_RANGES, MeanAP, to_metrics
 from uhd.eval.samples import PaddedDetections, PaddedTruths, merge_samples
+from uhd.types import IGNORED
 
 SIZE = (64, 64)
 LEFT, RIGHT, TINY = (0.0, 0.0, 0.5, 0.5), (0.5, 0.0, 1.0, 0.5), (0.0, 0.0, 1 / 64, 2 / 64)
@@ -56,7 +57,9 @@ def reference(images, num_classes):
         x1, y1, x2, y2 = (float(np.float32(value)) * 64 for value in box)
         return [x1, y1, x2 - x1, y2 - y1]
 
-    truths = [(image, *truth) for image, (_, present) in enumerate(images) for truth in present]
+    truths = [(image, *truth, 0) for image, (_, present) in enumerate(images) for truth in present if truth[1] >= 0]
+    regions = [(image, box) for image, (_, present) in enumerate(images) for box, label in present if label == IGNORED]
+    truths += [(image, box, label, 1) for image, box in regions for label in range(num_classes)]
     detections = [(image, *found) for image, (found_here, _) in enumerate(images) for found in found_here]
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
@@ -71,9 +74,9 @@ def reference(images, num_classes):
                     "category_id": label,
                     "bbox": pixels(box),
                     "area": pixels(box)[2] * pixels(box)[3],
-                    "iscrowd": 0,
+                    "iscrowd": crowd,
                 }
-                for row, (image, box, label) in enumerate(truths)
+                for row, (image, box, label, crowd) in enumerate(truths)
             ],
         }
         coco.createIndex()
@@ -123,6 +126,31 @@ def random_images(seed):
         order = rng.permutation(len(detections))
         images.append(([detections[row] for row in order], truths))
     return images, num_classes
+
+
+@pytest.mark.parametrize("first_seed", range(1000, 1100, 20))
+def test_agrees_with_pycocotools_on_crowds(first_seed):
+    for seed in range(first_seed, first_seed + 20):
+        images, num_classes = random_images(seed)
+        images[0][0].append((LEFT, 0.5, 0))
+        rng = np.random.default_rng(seed)
+        images = [
+            (found, [(box, IGNORED if rng.random() < 0.3 else label) for box, label in present])
+            for found, present in images
+        ]
+        ours = evaluate(images, num_classes, batch_size=1 + seed % 4)
+        assert ours.ap_by_class == pytest.approx(reference(images, num_classes)[:, 0], abs=1e-9, nan_ok=True)
+
+
+def test_detections_in_an_ignored_region_are_neither_right_nor_wrong():
+    inside, half, outside = (0.1, 0.1, 0.2, 0.2), (0.375, 0.0, 0.625, 0.5), (0.45, 0.0, 0.7, 0.5)
+    found = [(inside, 0.9, 0), (half, 0.8, 0), (outside, 0.7, 0)]
+    result = evaluate([(found, [(LEFT, IGNORED)]), ([(RIGHT, 0.9, 0)], [(RIGHT, 0)])])
+    assert result.at_conf_thresh.false_alarms_per_image == 0.5
+    assert math.isnan(result.at_conf_thresh.false_alarms_per_empty_image)
+    assert result.at_conf_thresh.precision == 0.5
+    taught = evaluate([([(inside, 0.9, 0)], [(inside, 0), (LEFT, IGNORED)])])
+    assert (taught.map50, taught.at_conf_thresh.precision, taught.at_conf_thresh.recall) == (pytest.approx(1), 1, 1)
 
 
 @pytest.mark.parametrize("first_seed", range(0, 200, 20))
@@ -328,7 +356,7 @@ def test_curves_against_confidence():
 def test_rows_of_padding_do_not_count():
     detections, truths = padded([([(LEFT, 0.9, 0)], [(LEFT, 0)]), ([], [])])
     detections.boxes[1], detections.scores[1] = LEFT, 0.99
-    truths.boxes[1], truths.labels[1] = RIGHT, -2
+    truths.boxes[1] = RIGHT
     mean_ap = MeanAP(1, SIZE, 0.5)
     mean_ap.update(np.arange(2), np.full((2, 2), 64), detections, truths)
     result = mean_ap.compute()

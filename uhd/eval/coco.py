@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,20 @@ def _dataset(samples: Samples, class_names: Sequence[str]) -> dict[str, Any]:
             # COCOeval takes id 0 for "not matched".
             {"id": row + 1, "image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
             for row, (box, label, image) in enumerate(rows)
+        ]
+        + [
+            {**crowd, "id": len(boxes) + 1 + row, "area": crowd["bbox"][2] * crowd["bbox"][3], "iscrowd": 1}
+            for row, crowd in enumerate(_crowds(samples, len(class_names)))
         ],
     }
+
+
+def _crowds(samples: Samples, num_classes: int) -> Iterator[dict[str, Any]]:
+    """The ignored regions, of every class: which one theirs was is not known any more."""
+    boxes = _pixel_xywh(samples.ignored_boxes, samples.sizes[samples.ignored_images])
+    for box, image in zip(boxes.tolist(), samples.ignored_images.tolist(), strict=True):
+        for label in range(num_classes):
+            yield {"image_id": image, "category_id": label, "bbox": box}
 
 
 def _results(truths: COCO, samples: Samples) -> COCO:

@@ -1,8 +1,9 @@
 """COCO's greedy matching of detections to truths, for all pictures and classes at once.
 
-The rules are those of pycocotools' COCOeval.evaluateImg without crowds: the highest score goes first
+The rules are those of pycocotools' COCOeval.evaluateImg: the highest score goes first
 and takes the free truth of its picture and class with the highest IoU; truths out of the area range
-are taken only when no other is left, and whatever takes one is neither right nor wrong.
+are taken only when no other is left, and whatever takes one is neither right nor wrong. Nor is what
+takes none and lies in a crowd, here one of any class.
 """
 
 from __future__ import annotations
@@ -81,6 +82,17 @@ def match(candidates: Candidates, ignored: Bools) -> Ints:
     return taken
 
 
+def in_ignored_regions(samples: Samples, share: float) -> Bools:
+    """Which detections [D] lie, with at least this share of their area, in one of their picture's ignored regions."""
+    covered = np.zeros(len(samples.labels), dtype=bool)
+    starts = np.searchsorted(samples.images, samples.ignored_images, side="left")
+    ends = np.searchsorted(samples.images, samples.ignored_images, side="right")
+    for region, start, end in zip(samples.ignored_boxes, starts.tolist(), ends.tolist(), strict=True):
+        boxes = samples.boxes[start:end]
+        covered[start:end] |= _overlap(boxes, region) >= share * np.maximum(_area(boxes), np.finfo(np.float64).tiny)
+    return covered
+
+
 def _rank_in_run(values: Ints) -> Ints:
     """The position of each element in its run of equal neighbours: 7 7 7 4 4 to 0 1 2 0 1."""
     index = np.arange(len(values))
@@ -96,11 +108,16 @@ def _blocks(counts: Ints) -> list[Ints]:
 
 def _paired_iou(boxes: Floats, others: Floats) -> Floats:
     """IoU [P] of boxes [P,4] and others [P,4], xyxy; 0 where nothing overlaps."""
-    sides = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
-    overlap = np.where((sides > 0).all(axis=1), sides[:, 0] * sides[:, 1], 0.0)
+    overlap = _overlap(boxes, others)
     union = _area(boxes) + _area(others) - overlap
     iou: Floats = np.divide(overlap, union, out=np.zeros_like(overlap), where=overlap > 0)
     return iou
+
+
+def _overlap(boxes: Floats, others: Floats) -> Floats:
+    """The area [P] that boxes [P,4] and others [P,4] or [4] share."""
+    sides = np.minimum(boxes[:, 2:], others[..., 2:]) - np.maximum(boxes[:, :2], others[..., :2])
+    return np.where((sides > 0).all(axis=1), sides[:, 0] * sides[:, 1], 0.0)
 
 
 def _area(boxes: Floats) -> Floats:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from uhd.eval.matching import Candidates, find_candidates, match
+from uhd.eval.matching import Candidates, find_candidates, in_ignored_regions, match
 from uhd.eval.samples import (
     Bools,
     Floats,
@@ -41,7 +41,7 @@ class OperatingPoint:
 
     threshold: the score, inclusive. precision, recall, f1: 0 where there is nothing to divide by. A
     false alarm is a detection that has found no truth of its class; false_alarms_per_empty_image
-    counts the pictures without any truth only and is nan where there is no such picture.
+    counts the pictures without any truth or ignored region only and is nan where there is no such picture.
     """
 
     threshold: float
@@ -147,6 +147,7 @@ class MeanAP:
         taken = match(candidates, outside)
         found = taken >= 0
         ignored = self._outside(samples.boxes[candidates.detections], area_range)
+        ignored |= in_ignored_regions(samples, IOU_THRESH)[candidates.detections]
         ignored[found] = outside[taken[found]]
 
         num_truths = np.bincount(samples.truth_labels[~outside], minlength=self.num_classes)
@@ -211,7 +212,10 @@ def _f1(true_positives: NDArray[np.integer], num_detections: NDArray[np.integer]
 
 @dataclass(frozen=True)
 class _Outcomes:
-    """Every detection by falling score: what it would count as where the threshold lets it through."""
+    """Every detection by falling score: what it would count as where the threshold lets it through.
+
+    Those in ignored regions that found no truth are left out.
+    """
 
     scores: Floats
     found: Bools
@@ -223,8 +227,10 @@ class _Outcomes:
     @classmethod
     def of(cls, samples: Samples, candidates: Candidates, found: Bools) -> _Outcomes:
         order = np.argsort(-samples.scores[candidates.detections], kind="stable")
+        order = order[found[order] | ~in_ignored_regions(samples, IOU_THRESH)[candidates.detections[order]]]
         rows = candidates.detections[order]
-        empty = np.bincount(samples.truth_images, minlength=len(samples.ids)) == 0
+        annotated = np.concatenate([samples.truth_images, samples.ignored_images])
+        empty = np.bincount(annotated, minlength=len(samples.ids)) == 0
         return cls(
             scores=samples.scores[rows],
             found=found[order],

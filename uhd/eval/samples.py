@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from uhd.types import IGNORED
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -23,7 +25,7 @@ class PaddedDetections(NamedTuple):
 
 
 class PaddedTruths(NamedTuple):
-    """A batch of truths: boxes [B,M,4] xyxy 0-1, labels [B,M] (negative: no truth)."""
+    """A batch of truths: boxes [B,M,4] xyxy 0-1, labels [B,M] (IGNORED: a region to leave out, else negative: none)."""
 
     boxes: NDArray[np.floating]
     labels: NDArray[np.integer]
@@ -35,7 +37,8 @@ class Samples:
 
     ids [I] index of the picture in its data set; sizes [I,2] original height and width in pixels.
     Detections: boxes [D,4] xyxy 0-1, scores [D], labels [D] class, images [D] row of ids. Truths:
-    the same without scores. Rows of a picture are neighbours and stand in the order of ids.
+    the same without scores. Regions in which a detection is neither right nor wrong: boxes [R,4] and images [R]. Rows
+    of a picture are neighbours and stand in the order of ids.
     """
 
     ids: Ints
@@ -47,6 +50,8 @@ class Samples:
     truth_boxes: Floats
     truth_labels: Ints
     truth_images: Ints
+    ignored_boxes: Floats = field(default_factory=lambda: np.zeros((0, 4)))
+    ignored_images: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @classmethod
     def from_padded(
@@ -58,7 +63,7 @@ class Samples:
     ) -> Samples:
         """The samples of one batch: ids [B], sizes [B,2] (original height, width in pixels)."""
         assert len(ids) == len(sizes) == len(detections.labels) == len(truths.labels)
-        detected, present = detections.labels >= 0, truths.labels >= 0
+        detected, present, ignored = detections.labels >= 0, truths.labels >= 0, truths.labels == IGNORED
         return cls(
             ids=np.asarray(ids, dtype=np.int64),
             sizes=np.asarray(sizes, dtype=np.int64).reshape(-1, 2),
@@ -69,6 +74,8 @@ class Samples:
             truth_boxes=truths.boxes[present].astype(np.float64),
             truth_labels=truths.labels[present].astype(np.int64),
             truth_images=present.nonzero()[0],
+            ignored_boxes=truths.boxes[ignored].astype(np.float64),
+            ignored_images=ignored.nonzero()[0],
         )
 
 
@@ -83,11 +90,12 @@ def merge_samples(parts: Sequence[Samples]) -> Samples:
     starts = np.cumsum([0, *(len(part.ids) for part in parts[:-1])])
     images = np.concatenate([part.images + start for part, start in zip(parts, starts, strict=True)])
     truth_images = np.concatenate([part.truth_images + start for part, start in zip(parts, starts, strict=True)])
+    ignored_images = np.concatenate([part.ignored_images + start for part, start in zip(parts, starts, strict=True)])
 
     ids, first = np.unique(np.concatenate([part.ids for part in parts]), return_index=True)
     row = np.full(sum(len(part.ids) for part in parts), -1)
     row[first] = np.arange(len(ids))
-    detections, truths = _kept_in_order(row[images]), _kept_in_order(row[truth_images])
+    detections, truths, ignored = (_kept_in_order(row[owners]) for owners in (images, truth_images, ignored_images))
     return Samples(
         ids=ids,
         sizes=np.concatenate([part.sizes for part in parts])[first],
@@ -98,6 +106,8 @@ def merge_samples(parts: Sequence[Samples]) -> Samples:
         truth_boxes=np.concatenate([part.truth_boxes for part in parts])[truths],
         truth_labels=np.concatenate([part.truth_labels for part in parts])[truths],
         truth_images=row[truth_images][truths],
+        ignored_boxes=np.concatenate([part.ignored_boxes for part in parts])[ignored],
+        ignored_images=row[ignored_images][ignored],
     )
 
 
