@@ -15,7 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-SHARES = {"pictures": 0.2, "labels": 0.2, "lists": 0.15, "YAML": 0.15, "checkpoints": 0.1, "ONNX": 0.1, "flags": 0.1}
+SHARES = {"pictures": 0.2, "labels": 0.1, "annotations": 0.2, "lists": 0.1, "YAML": 0.1}
+SHARES |= {"checkpoints": 0.1, "ONNX": 0.1, "flags": 0.1}
 """Of all cases; those that take longest are fewest."""
 
 

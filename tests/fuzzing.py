@@ -5,6 +5,7 @@ A case ends well where it is accepted, or refused with a ValueError or OSError o
 
 import contextlib
 import io
+import json
 import logging
 import random
 import zipfile
@@ -25,6 +26,7 @@ from tiny_onnx import metadata_of, write_halves, write_raw
 from uhd.augment import load_pipeline
 from uhd.checkpoint import read_checkpoint, save_checkpoint
 from uhd.cli import build_demo_parser, build_export_parser, build_parser, parse_args, parse_demo_args, parse_export_args
+from uhd.data.formats import read_annotations
 from uhd.data.images import decode_image
 from uhd.data.labels import clip_boxes, parse_labels
 from uhd.data.limits import Limits, read_list_lines
@@ -156,6 +158,75 @@ def read_list_file(case: bytes, folder: Path) -> None:
     path.write_bytes(case)
     for _, text in read_list_lines(path, "--train-list"):
         assert text.strip() == text != ""
+
+
+# --- annotations ----------------------------------------------------------------------------------------
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}, {"id": 2, "file_name": "b.jpg"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3.5, 4], "iscrowd": 0}],
+    "categories": [{"id": 3, "name": "person"}],
+}
+VOC = b"""<?xml version="1.0"?><annotation><filename>a.jpg</filename><size><width>64</width><height>48</height></size>
+<object><name>person</name><difficult>0</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3.5</xmax><ymax>4</ymax>
+</bndbox></object></annotation>"""
+CSV = b"img_name,label,xmin,ymin,xmax,ymax\na.jpg,0,1,2,3.5,4\nb.jpg,1,1,2,3,4\n"
+XML_PARTS = st.sampled_from(
+    [
+        *("<annotation>", "</annotation>", "<object>", "</object>", "<name>", "</name>", "<bndbox>", "</bndbox>"),
+        *(
+            "<xmin>",
+            "</xmin>",
+            "1",
+            "nan",
+            "<![CDATA[",
+            "]]>",
+            "<!DOCTYPE annotation [",
+            "<!ENTITY a 'b'>",
+            "]>",
+            "&a;",
+        ),
+        *("<?xml version='1.0' encoding='", "utf-16", "utf-7", "idna", "'?>", "&#0;", "&#x41;", "<a/>" * 50),
+    ]
+)
+
+
+def annotation_files(_: Path) -> Strategy:
+    """Files of each format, changed; a json also with odd values in odd places."""
+    places = [
+        *[(name,) for name in COCO],
+        *[(name, 0, key) for name, items in COCO.items() for key in items[0]],
+        ("annotations", 0, "bbox", 2),
+    ]
+    odd = st.builds(_with_value, st.sampled_from(places), NESTED).map(
+        lambda content: (".json", json.dumps(content).encode("utf-8", "surrogatepass"))
+    )
+    parts = st.lists(XML_PARTS, max_size=25).map(lambda found: (".xml", "".join(found).encode()))
+    files = {".json": json.dumps(COCO).encode(), ".xml": VOC, ".csv": CSV}
+    bent_files = [st.tuples(st.just(suffix), spoilt(data)) for suffix, data in files.items()]
+    return st.one_of(odd, parts, *bent_files, st.tuples(st.just(""), spoilt(*files.values())))
+
+
+def _with_value(place: tuple[Any, ...], value: Any) -> Any:
+    """The COCO content with another value at a place."""
+    content = json.loads(json.dumps(COCO))
+    target = content
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    return content
+
+
+def read_annotation_file(case: Any, folder: Path) -> None:
+    suffix, data = case
+    path = folder / f"x{suffix}"
+    path.write_bytes(data)
+    found = read_annotations(str(path), "--annotations")
+    for picture in found.pictures:
+        clip_boxes(picture.label_rows((48, 64), LIMITS).rows[:, 1:])
+        assert len(picture.boxes()) == len(picture.rows)
+    for bad in (*found.refused, *(bad for picture in found.pictures for bad in picture.bad_lines)):
+        raise ValueError(bad.problem)
 
 
 # --- YAML -------------------------------------------------------------------------------------------------
@@ -342,6 +413,7 @@ def read_command_line(case: Any, _: Path) -> None:
 TARGETS = {
     "pictures": Target(pictures, read_picture),
     "labels": Target(label_files, read_label_file),
+    "annotations": Target(annotation_files, read_annotation_file),
     "lists": Target(list_files, read_list_file),
     "YAML": Target(yaml_files, read_yaml_file),
     "checkpoints": Target(checkpoints, read_checkpoint_file),

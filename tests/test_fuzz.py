@@ -7,7 +7,16 @@ import pytest
 from fuzzing import TARGETS, judge
 from hypothesis import HealthCheck, given, settings
 
-CASES = {"pictures": 100, "labels": 100, "lists": 60, "YAML": 70, "checkpoints": 60, "ONNX": 60, "flags": 60}
+CASES = {
+    "pictures": 100,
+    "labels": 100,
+    "annotations": 200,
+    "lists": 60,
+    "YAML": 70,
+    "checkpoints": 60,
+    "ONNX": 60,
+    "flags": 60,
+}
 MOST_GROWTH = 600 * 2**20
 """Bytes by which the process may grow while it reads files of some kilobytes."""
 

@@ -14,6 +14,7 @@ from uhd.augment import load_pipeline
 from uhd.checkpoint import read_checkpoint
 from uhd.cli import parse_args, parse_demo_args
 from uhd.config import DataConfig, DemoConfig
+from uhd.data.formats import read_annotations
 from uhd.data.headers import picture_size
 from uhd.data.images import decode_image, read_image, read_image_and_size
 from uhd.data.labels import parse_labels, read_labels
@@ -46,6 +47,9 @@ READERS = {
     "picture": ("x.jpg", read_image),
     "label": ("x.txt", lambda path: _raised(read_labels(path))),
     "list": ("x.txt", lambda path: list(read_list_lines(path, "--train-list"))),
+    "COCO": ("x.json", lambda path: read_annotations(str(path), "--annotations")),
+    "csv": ("x.csv", lambda path: read_annotations(str(path), "--annotations")),
+    "VOC": ("x.xml", lambda path: _raise_refused(read_annotations(str(path), "--annotations"))),
     "YAML": ("x.yaml", lambda path: load_pipeline(path, [0])),
     "checkpoint": ("x.pt", read_checkpoint),
     "backbone": ("x.pth", lambda path: read_vit(path, "vit_tiny")),
@@ -57,6 +61,10 @@ READERS = {
 def _raised(labels):
     if labels.bad_lines:
         raise ValueError(f"x.txt: {labels.bad_lines[0].problem}")
+
+
+def _raise_refused(found):
+    raise ValueError(f"{found.refused[0].file}: {found.refused[0].problem}")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link to itself", "10 GB"])

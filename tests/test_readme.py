@@ -16,7 +16,16 @@ import torch
 import yaml
 
 from uhd.augment import load_pipeline
-from uhd.cli import build_demo_parser, build_export_parser, build_parser, parse_args, parse_demo_args, parse_export_args
+from uhd.cli import (
+    build_convert_parser,
+    build_demo_parser,
+    build_export_parser,
+    build_parser,
+    parse_args,
+    parse_convert_args,
+    parse_demo_args,
+    parse_export_args,
+)
 from uhd.config import Head, UltraTinyODConfig
 from uhd.flag_tables import flag_tables, with_tables
 from uhd.models import build_model, count_macs, count_parameters
@@ -59,7 +68,13 @@ COMMANDS = [words for block in code_blocks(README, "bash") for words in shell_co
 TRAINING = [words[words.index("train.py") + 1 :] for words in COMMANDS if "train.py" in words]
 EXPORTS = [words[words.index("export_onnx.py") + 1 :] for words in COMMANDS if "export_onnx.py" in words]
 DEMOS = [words[words.index("demo_uhd.py") + 1 :] for words in COMMANDS if "demo_uhd.py" in words]
-PARSERS = {"train.py": build_parser(), "export_onnx.py": build_export_parser(), "demo_uhd.py": build_demo_parser()}
+CONVERSIONS = [words[words.index("uhd.data.convert") + 1 :] for words in COMMANDS if "uhd.data.convert" in words]
+PARSERS = {
+    "train.py": build_parser(),
+    "export_onnx.py": build_export_parser(),
+    "demo_uhd.py": build_demo_parser(),
+    "python -m uhd.data.convert": build_convert_parser(),
+}
 TEST_COMMAND = next(words for words in COMMANDS if "pytest" in words)
 
 
@@ -80,6 +95,11 @@ def test_export_commands_parse(argv: list[str]) -> None:
     options, network = parse_export_args(argv)
     assert options.checkpoint or options.info
     assert network == {}
+
+
+@pytest.mark.parametrize("argv", CONVERSIONS, ids=" ".join)
+def test_conversions_parse(argv: list[str]) -> None:
+    assert parse_convert_args(argv).out
 
 
 @pytest.mark.parametrize("argv", DEMOS, ids=" ".join)
