@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -324,3 +325,44 @@ def test_malformed_boxes_stop_the_program_or_are_left_out(refused, accepted, yol
 
 def test_demo_data_and_annotations_exclude_each_other(refused):
     refused("--demo-data", "20", "--annotations", "x.json", mentions=("--demo-data and --annotations",))
+
+
+def test_pictures_in_tar_shards(yolo_folder, tmp_path):
+    data = yolo_folder([PERSON, PERSON, PERSON])
+    for name, members in (("train.tar", ("000", "001")), ("val.tar", ("002",))):
+        with tarfile.open(tmp_path / name, "w") as archive:
+            for member in members:
+                archive.add(data / f"{member}.png", f"{member}.png")
+    lists = {"train_list": str(tmp_path / "train.tar"), "val_list": str(tmp_path / "val.tar")}
+    for kind, write in WRITERS.items():
+        (tmp_path / kind).mkdir()
+        found = DataConfig(**lists, cache="ram", annotations=str(write(data, tmp_path / kind)))
+        sets = build_datasets(InputConfig(img_size=(16, 16)), PERSON_ONLY, found)
+        assert [dataset.num_boxes for dataset in sets] == [2, 1]
+
+
+def test_picture_that_is_listed_later_is_read_then(opened, yolo_folder, tmp_path):
+    data = yolo_folder([PERSON, PERSON, PERSON])
+    whole = write_coco(data, tmp_path / "x.json").read_text()
+    content = json.loads(whole)
+    content["images"] = [image for image in content["images"] if image["file_name"] != "001.png"]
+    flags = {"cache": "disk", "cache_dir": str(tmp_path / "cache")}
+    for text, count, expected in ((json.dumps(content), 2, 3), (whole, 3, 2), (json.dumps(content), 2, 1)):
+        (tmp_path / "x.json").write_text(text)
+        opened.clear()
+        assert len(read(data, tmp_path / "x.json", **flags)) == count
+        assert len(opened) == expected  # the json, and the pictures that were not known
+
+
+def test_checkpoint_keeps_its_annotations_unless_pictures_are_typed(run_train, yolo_folder, tmp_path):
+    write_csv(yolo_folder([PERSON] * 6), tmp_path / "x.csv")
+    flags = ("--image-dir", "data", "--annotations", "x.csv", "--num-anchors", "1")
+    assert run_train(*SMALL_RUN, *flags, "--ckpt-out", "run").code == 0
+    for path in (tmp_path / "data").glob("*.txt"):
+        path.write_text("0 1 2\n")
+    validate = ("--ckpt", "run/best.pt", "--val-only", "--cache", "ram", "--num-workers", "0", "--device", "cpu")
+    assert run_train(*validate).code == 0
+    outcome = run_train(*validate, "--image-dir", "data")
+    assert outcome.code == 2
+    assert ".txt:1" in outcome.errors[0]
+    assert run_train(*validate, "--image-dir", "data", "--annotations", "x.csv").code == 0
