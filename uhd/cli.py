@@ -145,7 +145,7 @@ def _add_flag(group: Any, section: type[Section], f: dataclasses.Field[Any]) -> 
     help_text += "".join(f" {name}: {text};" for name, text in described.items()).rstrip(";") + (
         "." if described else ""
     )
-    if f.default is not None:
+    if f.default not in (None, ""):
         help_text += f" Default: {plain_default(f)}.".replace("%", "%%")
     if hint is bool:
         group.add_argument(*names, dest=f.name, action=argparse.BooleanOptionalAction, help=help_text)

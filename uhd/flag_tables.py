@@ -60,7 +60,7 @@ def _row(section: type[Section], f: dataclasses.Field[Any]) -> str:
     choices = ", ".join(map(str, listed))
     text = f.metadata["help"] + (f" One of {choices}." if choices else "")
     text += "" if bare is None else f" Without {f.metadata['metavar'] or 'a value'}: {bare}."
-    default = "" if f.default is None else f"`{plain_default(f)}`"
+    default = "" if f.default in (None, "") else f"`{plain_default(f)}`"
     return f"| {names} | {text.replace('|', chr(92) + '|')} | {default} |"
 
 

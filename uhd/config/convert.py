@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from uhd.config.options import Scope, Section, option
 from uhd.config.values import parse_optional_path
+
+FORMATS = {
+    "yolo": "a txt file a picture, shares of its size",
+    "voc": "an XML file a picture, corners in pixels",
+    "coco": "one json of all pictures",
+    "csv": "one table of all boxes, corners in pixels",
+}
+"""The formats of annotations, and what each is."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class ConvertConfig(Section):
         "of them, or a folder of YOLO txt files.",
         metavar="FILE|DIR",
     )
-    to: Literal["", "yolo", "voc", "coco", "csv"] = option("", "The format to write.", metavar="yolo|voc|coco|csv")
+    to: str = option("", "The format to write.", choices=lambda: FORMATS)
     out: str = option(
         "",
         "Where to write: a file (coco, csv) or a folder (yolo, voc). What is there already is never overwritten.",
