@@ -1,7 +1,8 @@
 """Detectors of a few operators, as ONNX files: how red each half of the picture is, or constants."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -49,6 +50,37 @@ def write_raw(path: Path, logits: np.ndarray, anchors: np.ndarray, wh_scale: np.
     return _save(path, nodes, {name: values.shape for name, values in outputs.items()})
 
 
+def write_nanodet(
+    path: Path,
+    table: np.ndarray,
+    size: tuple[int | str, int | str],
+    names: tuple[str, str] = ("data", "output"),
+    **says: object,
+) -> Path:
+    """A file laid out as a release of Enhanced NanoDet: input [1,3,*size], output the same [N,C+32] for every picture.
+
+    A size that is a text is open. The first score of the first row is not the table's: it is half of 1 and the mean of
+    the input's first channel.
+    """
+    data, output = names
+    values = table.astype(np.float32)[None]
+    nodes = [
+        _constant("first", np.array([0])),
+        _constant("half", np.array(0.5, np.float32)),
+        _constant("rest", values[:, :1, 1:]),
+        _constant("others", values[:, 1:]),
+        _constant("shape", np.array([1, 1, 1])),
+        helper.make_node("Gather", [data, "first"], ["channel"], axis=1),
+        helper.make_node("ReduceMean", ["channel"], ["mean"], axes=[1, 2, 3], keepdims=1),
+        helper.make_node("Mul", ["mean", "half"], ["halved"]),
+        helper.make_node("Add", ["halved", "half"], ["score"]),
+        helper.make_node("Reshape", ["score", "shape"], ["flat"]),
+        helper.make_node("Concat", ["flat", "rest"], ["row"], axis=2),
+        helper.make_node("Concat", ["row", "others"], [output], axis=1),
+    ]
+    return _save(path, nodes, {output: values.shape}, {data: (1, 3, *size)}, **says)
+
+
 def write_broken(path: Path) -> Path:
     """A file that can be loaded as a detector and fails when it runs: an index beyond its end."""
     nodes = [
@@ -84,10 +116,18 @@ def _constant(name: str, values: np.ndarray) -> onnx.NodeProto:
     return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(values, name))
 
 
-def _save(path: Path, nodes: list[onnx.NodeProto], outputs: dict[str, tuple[int, ...]], **says: object) -> Path:
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, (1, 3, SIDE, SIDE))
-    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()]
-    graph = helper.make_graph(nodes, "tiny", [images], infos)
+def _save(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    outputs: dict[str, tuple[int, ...]],
+    inputs: Mapping[str, tuple[int | str, ...]] = MappingProxyType({"images": (1, 3, SIDE, SIDE)}),
+    **says: object,
+) -> Path:
+    ports = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in each.items()]
+        for each in (inputs, outputs)
+    ]
+    graph = helper.make_graph(nodes, "tiny", *ports)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     if says:
         helper.set_model_props(model, metadata_of(**says).to_props())

@@ -7,7 +7,8 @@
     for box, score, label in zip(found.boxes, found.scores, found.labels): ...
 
 Files of `export_onnx.py` say by themselves how to feed them. Files of the original program are recognised by the shapes
-of their outputs; what they do not say (resize mode, score mode) are arguments.
+of their outputs, those of Enhanced NanoDet by names and shapes; what they do not say (resize mode, score mode) are
+arguments.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from uhd.config import ResizeMode, ScoreMode
+from uhd.config import OnnxFormat, ResizeMode, ScoreMode
 from uhd.config.values import MAX_SIDE, Suppression
 from uhd.data.resize import resize
+from uhd.export import nanodet_np
+from uhd.export.class_filter import labels_of, only
 from uhd.export.decode_np import Candidates, Floats
-from uhd.export.metadata import Metadata
+from uhd.export.inputs_np import build_feeder
+from uhd.export.metadata import MAX_ROWS, Metadata
 from uhd.export.outputs_np import Port, build_reader, finish, recognise
 from uhd.reading import why_not_plain
 
@@ -65,7 +69,8 @@ class Overrides:
     conf_thresh: lowest score, default the file's threshold of best F1. nms_iou: overlap above which
     the lower-scored box of a class goes. nms: hard, or soft of width nms_sigma. topk: most boxes a
     picture. resize_mode: see `uhd.data.resize`. score_mode: the factors of a score, for raw maps. quality_power:
-    exponent of the quality in it. class_names: one a class.
+    exponent of the quality in it. class_names: one a class. class_filter: names, or numbers, of the classes that are
+    looked for.
     """
 
     conf_thresh: float | None = None
@@ -77,6 +82,7 @@ class Overrides:
     score_mode: ScoreMode | None = None
     quality_power: float | None = None
     class_names: tuple[str, ...] | None = None
+    class_filter: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("conf_thresh", "nms_iou"):
@@ -101,8 +107,8 @@ class Detector:
     """A detector in an ONNX file; calls are safe from several threads at once.
 
     threads: of onnxruntime for one call; 0 leaves the number to it. img_size: (height, width) for a
-    file whose input size is open. Raises ValueError, which names the file, where it cannot be read or
-    is no detector of a known form.
+    file whose input size is open. onnx_format: whose file it is, where its layout does not tell. Raises ValueError,
+    which names the file, where it cannot be read or is no detector of a known form.
     """
 
     def __init__(
@@ -112,6 +118,7 @@ class Detector:
         *,
         threads: int = 1,
         img_size: tuple[int, int] | None = None,
+        onnx_format: OnnxFormat = "auto",
     ) -> None:
         if threads < 0:
             raise ValueError(f"threads {threads}: expected at least 0")
@@ -122,18 +129,30 @@ class Detector:
         try:
             ports = [Port(each.name, _fixed(each.shape)) for each in self.session.get_outputs()]
             stored = Metadata.from_props(self.session.get_modelmeta().custom_metadata_map)
-            self.metadata = _override(stored or recognise((size[0], size[1]), ports), overrides)
+            if stored and onnx_format == "nanodet":
+                raise ValueError("onnx_format nanodet: its metadata say that it is a file of export_onnx.py")
+            found = stored or recognise((size[0], size[1]), ports, self._input, onnx_format)
+            self.metadata = _override(found, overrides)
             self._read_outputs = build_reader(self.metadata, ports)
+            self._feed = build_feeder(self.metadata)
             self.img_size = _settle_size(size, img_size, self.metadata)
+            wanted = overrides.class_filter
+            self._labels = labels_of(wanted, self.class_names) if wanted else None
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
-        chosen = (overrides.conf_thresh, self.metadata.best_f1_threshold, DEFAULT_CONF_THRESH)
+        default = nanodet_np.CONF_THRESH if self.metadata.decoder == nanodet_np.NAME else DEFAULT_CONF_THRESH
+        chosen = (overrides.conf_thresh, self.metadata.best_f1_threshold, default)
         self.conf_thresh: float = next(value for value in chosen if value is not None)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The name of each label that the file is known to have."""
         return self.metadata.class_names
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        """Those of the names that the class filter lets through."""
+        return self.class_names if self._labels is None else tuple(self.class_names[label] for label in self._labels)
 
     def __call__(self, image: Image) -> Detections:
         """Detects in one picture, [h,w,3] BGR uint8 as OpenCV reads it."""
@@ -150,16 +169,17 @@ class Detector:
         return found
 
     def preprocess(self, images: Sequence[Image]) -> Floats:
-        """[h,w,3] BGR uint8 pictures to the input [B,3,H,W], RGB in 0..1; padded with zeros to a fixed batch."""
+        """[h,w,3] BGR uint8 pictures to the input [B,3,H,W]; padded with zeros to a fixed batch.
+
+        It is RGB in 0..1, but for a release of NanoDet: see `uhd.export.nanodet_np.feed`.
+        """
         batch = np.zeros((self.batch_size or len(images), 3, *self.img_size), dtype=np.float32)
         for row, image in zip(batch, images, strict=False):
             if not isinstance(image, np.ndarray):
                 raise ValueError(f"{type(image).__name__} is no picture; expected uint8 [h,w,3] (BGR). Was it read?")
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
                 raise ValueError(f"a picture of {image.dtype} {list(image.shape)}; expected uint8 [h,w,3] (BGR)")
-            small = resize(image, self.img_size, self.metadata.resize_mode)
-            # The same arithmetic as in training: float32 of the rounded pixel, divided by 255.
-            np.divide(small[..., ::-1].transpose(2, 0, 1), np.float32(255), out=row)
+            self._feed(resize(image, self.img_size, self.metadata.resize_mode), row)
         return batch
 
     def infer(self, inputs: Floats) -> list[Candidates]:
@@ -169,7 +189,13 @@ class Detector:
         except Exception as error:  # onnxruntime has a class of its own for each kind of failure
             raise ValueError(f"{self.path}: cannot be run on {list(inputs.shape)} ({_reason(error)})") from None
         threshold = max(self.conf_thresh, self.metadata.conf_thresh)
-        candidates = self._read_outputs(outputs, threshold, self.metadata.pre_nms_topk)
+        limit = self.metadata.pre_nms_topk
+        if self._labels is None:
+            candidates = self._read_outputs(outputs, threshold, limit)
+        else:
+            # The classes that nobody looks for must not fill the limit.
+            every = self._read_outputs(outputs, threshold, MAX_ROWS)
+            candidates = [only(each, self._labels).take(slice(limit)) for each in every]
         if _is_finished(self.metadata):
             return [each.take(slice(self.metadata.topk)) for each in candidates]
         return [finish(each, self.metadata, threshold) for each in candidates]

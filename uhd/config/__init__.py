@@ -31,7 +31,7 @@ from uhd.config.run import (
     RunConfig,
 )
 from uhd.config.tinyssd import TinySSDConfig
-from uhd.config.values import RESIZE_MODE_ALIASES, ResizeMode, ScoreMode, Size, parse_size
+from uhd.config.values import RESIZE_MODE_ALIASES, OnnxFormat, ResizeMode, ScoreMode, Size, parse_size
 
 __all__ = [
     "DEMO_PRESET",
@@ -58,6 +58,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "NanoDetConfig",
+    "OnnxFormat",
     "OptimConfig",
     "ResizeMode",
     "RunConfig",

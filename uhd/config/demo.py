@@ -8,6 +8,7 @@ from typing import ClassVar
 from uhd.config.options import Scope, Section, flag_of, option
 from uhd.config.run import MAX_PIXELS_HELP, DataConfig, check_max_pixels, check_sigma, check_thresholds
 from uhd.config.values import (
+    OnnxFormat,
     ResizeMode,
     ScoreMode,
     Size,
@@ -15,6 +16,7 @@ from uhd.config.values import (
     parse_optional_path,
     parse_resize_mode,
     parse_size,
+    parse_words,
 )
 
 
@@ -27,9 +29,14 @@ class DemoConfig(Section):
 
     onnx: str | None = option(
         None,
-        "Detector to show: a file of export_onnx.py, or a release of the original program.",
+        "Detector to show: a file of export_onnx.py, or a release of the original program or of Enhanced NanoDet.",
         parse=parse_optional_path,
         metavar="FILE",
+    )
+    onnx_format: OnnxFormat = option(
+        "auto",
+        "Whose file --onnx is: of this or the original program (uhd), or a release of Enhanced NanoDet, which auto "
+        "tells by the names and shapes of its input and output.",
     )
     camera: int | None = option(None, "Look at camera N; without a number at the first, 0.", bare=0, metavar="N")
     video: str | None = option(None, "Look at a video file.", parse=parse_optional_path, metavar="FILE")
@@ -51,12 +58,14 @@ class DemoConfig(Section):
         True, "Show a window. Keys: q or Esc leaves, space pauses, any other key goes to the next picture."
     )
     conf_thresh: float | None = option(
-        None, "Score from which a detection is shown. Default: the file's, at which its F1 is best, else 0.3."
+        None,
+        "Score from which a detection is shown. Default: the file's, at which its F1 is best, else 0.3 "
+        "(NanoDet: 0.05).",
     )
     nms_iou: float | None = option(
         None,
         "Overlap (IoU) above which the lower-scored box of a class goes, where the file does not suppress by itself. "
-        "Default: the file's, else 0.5.",
+        "Default: the file's, else 0.5 (NanoDet: 0.6).",
     )
     nms: Suppression | None = option(
         None,
@@ -71,8 +80,8 @@ class DemoConfig(Section):
     topk: int | None = option(None, "Most detections a picture. Default: the file's, else 100.")
     resize_mode: ResizeMode | None = option(
         None,
-        "How a picture is brought to the input size. Default: the file's, else opencv_inter_area. Also as bare flags "
-        "(--opencv_inter_nearest).",
+        "How a picture is brought to the input size. Default: the file's, else opencv_inter_area (NanoDet: "
+        "opencv_inter_linear). Also as bare flags (--opencv_inter_nearest).",
         parse=parse_resize_mode,
     )
     score_mode: ScoreMode | None = option(
@@ -80,6 +89,12 @@ class DemoConfig(Section):
     )
     names: str | None = option(
         None, "File of class names, one a line. Default: the file's.", parse=parse_optional_path, metavar="FILE"
+    )
+    class_filter: tuple[str, ...] | None = option(
+        None,
+        "Only these classes, by name or number: person,car. Default: all.",
+        parse=parse_words,
+        metavar="NAMES",
     )
     img_size: Size | None = option(
         None,

@@ -16,6 +16,8 @@ Suppression = Literal["hard", "soft"]
 """What becomes of a box that overlaps a better one of its class: it goes, or its score falls with the overlap."""
 NMS_SIGMA = 0.5
 """Width of soft suppression: a score falls by exp(-IoU^2 / sigma) (arXiv:1704.04503)."""
+OnnxFormat = Literal["auto", "uhd", "nanodet"]
+"""Whose detector an ONNX file is; auto looks at its metadata, names and shapes."""
 
 Size = tuple[int, int]
 MAX_SIDE = 4096
@@ -45,6 +47,14 @@ def parse_classes(text: str) -> tuple[int, ...]:
     if len(set(ids)) < len(ids):
         raise ValueError(f"{text!r} names a class id twice")
     return ids
+
+
+def parse_words(text: str) -> tuple[str, ...] | None:
+    """`person,car` to texts without the space around them; empty text is None."""
+    words = tuple(word.strip() for word in text.split(",")) if text.strip() else ()
+    if not all(words):
+        raise ValueError(f"{text!r} is not a list of names; expected names such as person,car")
+    return words or None
 
 
 def parse_anchors(text: str) -> Pairs | None:

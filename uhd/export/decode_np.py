@@ -81,7 +81,7 @@ class AnchorDecoder:
             half = np.logaddexp(np.float32(0), logits[:, 2:]) * sizes[anchor] / np.float32(2)
             return np.concatenate([centres - half, centres + half], axis=1)
 
-        return _best_of_each(by_prior, boxes_of, conf_thresh, limit)
+        return best_of_each(by_prior, boxes_of, conf_thresh, limit)
 
     def _scores(self, channels: Floats) -> Floats:
         """[B,A,5+q+C,n] to [B,A,C,n] in 0..1."""
@@ -113,7 +113,7 @@ class CenterDecoder:
             half = np.maximum(size, np.float32(0)) / (np.float32(2) * across)
             return np.concatenate([centres - half, centres + half], axis=1)
 
-        return _best_of_each(by_cell, boxes_of, conf_thresh, limit)
+        return best_of_each(by_cell, boxes_of, conf_thresh, limit)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class QueryDecoder:
             half = box[:, 2:] / np.float32(2)
             return np.concatenate([box[:, :2] - half, box[:, :2] + half], axis=1)
 
-        return _best_of_each(scores, boxes_of, conf_thresh, limit)
+        return best_of_each(scores, boxes_of, conf_thresh, limit)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class GridDecoder:
             point, cell = points[places], cells[places]
             return np.concatenate([point - distances[:, :2] * cell, point + distances[:, 2:] * cell], axis=1)
 
-        return _best_of_each(_sigmoid(rows[:, :, : self.num_classes]), boxes_of, conf_thresh, limit)
+        return best_of_each(_sigmoid(rows[:, :, : self.num_classes]), boxes_of, conf_thresh, limit)
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class SSDDecoder:
             half = place[:, 2:] * growth / np.float32(2)
             return np.concatenate([centres - half, centres + half], axis=1)
 
-        return _best_of_each(scores, boxes_of, conf_thresh, limit)
+        return best_of_each(scores, boxes_of, conf_thresh, limit)
 
     def _places(self, grids: Sequence[tuple[int, ...]], anchors: Floats) -> Floats:
         """cx cy w h of all priors, [N,4]."""
@@ -219,7 +219,7 @@ def _by_prior(levels: Sequence[Floats]) -> Floats:
     return np.concatenate([each.transpose(0, 1, 3, 2).reshape(len(each), -1, each.shape[2]) for each in levels], axis=1)
 
 
-def _best_of_each(
+def best_of_each(
     scores: Floats, boxes_of: Callable[[int, NDArray[np.int64]], Floats], conf_thresh: float, limit: int
 ) -> list[Candidates]:
     """The best candidates of each picture: scores [B,N,C]; boxes_of gives those of some rows of one picture.

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from uhd.config import OnnxFormat
+from uhd.export import nanodet_np
 from uhd.export.decode_np import Candidates, build_decoder
 from uhd.export.metadata import MERGED_NAME, SEPARATE_NAMES, Metadata
 
@@ -99,6 +101,8 @@ def finish(found: Candidates, metadata: Metadata, conf_thresh: float) -> Candida
 
 def build_reader(metadata: Metadata, ports: Sequence[Port]) -> Reader:
     """The reader of a file's outputs; ValueError where they are not those that its metadata announce."""
+    if metadata.decoder == nanodet_np.NAME and not metadata.uhd_version:
+        return nanodet_np.NanoDetDecoder(**metadata.decoding)
     if metadata.outputs == "raw":
         return build_decoder(metadata.decoder, metadata.decoding)
     if not metadata.uhd_version:
@@ -110,11 +114,23 @@ def build_reader(metadata: Metadata, ports: Sequence[Port]) -> Reader:
     return read_rows if metadata.outputs == "merged" else read_separate
 
 
-def recognise(image_size: tuple[int | None, int | None], ports: Sequence[Port]) -> Metadata:
-    """The contract of a file that says nothing of itself: the original program's releases, told by their shapes.
+def recognise(
+    image_size: tuple[int | None, int | None], ports: Sequence[Port], input_name: str = "", form: OnnxFormat = "auto"
+) -> Metadata:
+    """The contract of a file that says nothing of itself: a release, told by its names and shapes.
 
-    image_size is (height, width) of the input. ValueError for outputs of any other form.
+    image_size is (height, width) of the input. form says which program's release it is; auto looks. ValueError for
+    outputs of any other form.
     """
+    names = [port.name for port in ports]
+    shape = ports[0].shape if len(ports) == 1 else ()
+    if form == "nanodet" or (form == "auto" and nanodet_np.looks_like_release(input_name, names, shape)):
+        return nanodet_np.contract(image_size, shape)
+    return _original_release(image_size, ports)
+
+
+def _original_release(image_size: tuple[int | None, int | None], ports: Sequence[Port]) -> Metadata:
+    """The contract of a release of the original program."""
     base = Metadata(
         uhd_version="",
         arch="unknown",
@@ -133,7 +149,8 @@ def recognise(image_size: tuple[int | None, int | None], ports: Sequence[Port]) 
             return _raw_release(base, entries, ports[0].name)
     listed = ", ".join(f"{port.name} {list(port.shape)}" for port in ports)
     raise ValueError(
-        f"not a detector: its outputs are {listed}; expected [1,K,6], or [1,A*(5+q+C),h,w] and two of [A,2]"
+        f"not a detector: its outputs are {listed}; expected [1,K,6], or [1,A*(5+q+C),h,w] and two of [A,2], or "
+        "[1,N,C+32] named output from an input named data (NanoDet)"
     )
 
 
