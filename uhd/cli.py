@@ -23,6 +23,7 @@ from uhd.config import (
     ConvertConfig,
     DemoConfig,
     ExportConfig,
+    PasteConfig,
     ResizeMode,
     Section,
     field_scope,
@@ -104,6 +105,13 @@ def build_convert_parser() -> argparse.ArgumentParser:
     """The parser of `python -m uhd.data.convert`."""
     parser = _new_parser("python -m uhd.data.convert", "Convert annotations from one format into another.")
     _add_flags(parser, ((ConvertConfig, f) for f in own_flags(ConvertConfig)))
+    return parser
+
+
+def build_paste_parser() -> argparse.ArgumentParser:
+    """The parser of `python -m uhd.data.paste`."""
+    parser = _new_parser("uhd.data.paste", "Paste cut-out targets on backgrounds: a labelled data set for train.py.")
+    _add_flags(parser, ((PasteConfig, f) for f in own_flags(PasteConfig)))
     return parser
 
 
@@ -259,6 +267,11 @@ def parse_demo_args(argv: Sequence[str] | None = None) -> DemoConfig:
 def parse_convert_args(argv: Sequence[str] | None = None) -> ConvertConfig:
     """What to convert; ValueError for a mistake of the user's."""
     return ConvertConfig(**vars(build_convert_parser().parse_args(argv)))
+
+
+def parse_paste_args(argv: Sequence[str] | None = None) -> PasteConfig:
+    """What to paste; ValueError for a mistake of the user's."""
+    return PasteConfig(**vars(build_paste_parser().parse_args(argv)))
 
 
 def _apply_resize_shortcuts(typed: Typed) -> None:

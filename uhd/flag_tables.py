@@ -11,7 +11,7 @@ from typing import Any, Literal
 from uhd.augment import OPS
 from uhd.augment.pipeline import checks
 from uhd.cli import described_choices, flag_fields, own_flags, plain_default, value_type
-from uhd.config import DEMO_PRESET, ConvertConfig, DemoConfig, ExportConfig, Section, flag_of
+from uhd.config import DEMO_PRESET, ConvertConfig, DemoConfig, ExportConfig, PasteConfig, Section, flag_of
 
 START = "<!-- flags:start -->"
 END = "<!-- flags:end -->"
@@ -34,6 +34,8 @@ def flag_tables() -> str:
         _tables((DemoConfig, f) for f in own_flags(DemoConfig)),
         "### python -m uhd.data.convert",
         _tables((ConvertConfig, f) for f in own_flags(ConvertConfig)),
+        "### uhd.data.paste",
+        _tables((PasteConfig, f) for f in own_flags(PasteConfig)),
         "### The augmentation file",
         _ops(),
     ]

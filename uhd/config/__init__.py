@@ -20,6 +20,7 @@ from uhd.config.inputs import InputConfig, LabelsConfig, read_names
 from uhd.config.model import MODEL_CONFIGS, AnchorModelConfig, AnchorSizesConfig, ModelConfig
 from uhd.config.nanodet import NanoDetConfig
 from uhd.config.options import Head, Scope, Section, field_scope, flag_of, plain, section_from_dict
+from uhd.config.paste import PasteConfig
 from uhd.config.run import (
     AssignConfig,
     AutoAnchorsConfig,
@@ -60,6 +61,7 @@ __all__ = [
     "NanoDetConfig",
     "OnnxFormat",
     "OptimConfig",
+    "PasteConfig",
     "ResizeMode",
     "RunConfig",
     "Scope",

@@ -13,7 +13,7 @@ from uhd.data.headers import JPEG_START, PNG_START, jpeg_size, picture_size
 from uhd.data.limits import DEFAULT_LIMITS, Limits
 from uhd.reading import read_plain
 
-__all__ = ["REDUCED_MARGIN", "decode_image", "jpeg_size", "read_image", "read_image_and_size"]
+__all__ = ["REDUCED_MARGIN", "decode_image", "jpeg_size", "read_image", "read_image_and_size", "read_rgba"]
 
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCAN = b"\xff\xda"
@@ -41,25 +41,46 @@ def read_image_and_size(
     that names the file where it cannot be read, is no such picture, ends early, or has more than limits.max_pixels by
     its header, before it is decoded.
     """
+    return decode_image(_read_bytes(path, limits), str(path), at_least, limits)
+
+
+def read_rgba(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+    """Decodes a picture with its alpha: RGBA uint8 [h,w,4], not multiplied; without any, alpha is 255 everywhere.
+
+    Grey, palettes and 16 bits become 8-bit RGBA. No EXIF orientation is applied. Raises ValueError as
+    `read_image_and_size` does.
+    """
+    data = _read_bytes(path, limits)
+    _check_header(data, str(path), limits)
     try:
-        data = read_plain(path, limits.picture_bytes)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ValueError(f"{path}: not a picture that can be decoded")
+    if image.dtype == np.uint16:
+        image = np.rint(image / 257).astype(np.uint8)
+    if image.ndim == 2 or image.shape[2] == 1:
+        rgba: NDArray[np.uint8] = cv2.cvtColor(image, cv2.COLOR_GRAY2RGBA)
+        return rgba
+    rgba = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGBA)
+    return rgba
+
+
+def _read_bytes(path: str | Path, limits: Limits) -> bytes:
+    """The file's content; ValueError that names it where it cannot be had."""
+    try:
+        return read_plain(path, limits.picture_bytes)
     except OSError as error:
         hint = f" for --max-pixels {limits.max_pixels}" if error.errno == errno.EFBIG else ""
         raise ValueError(f"{path}: cannot be read ({error.strerror}{hint})") from None
-    return decode_image(data, str(path), at_least, limits)
 
 
 def decode_image(
     data: bytes, name: str, at_least: tuple[int, int] | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """`read_image_and_size` of a file's content; name stands in errors."""
-    if _is_truncated(data):
-        raise ValueError(f"{name}: the file ends before the picture does")
-    size = picture_size(data)
-    if size is None:
-        raise ValueError(f"{name}: not a picture that can be decoded; expected JPEG, PNG, BMP or WebP")
-    if size[0] * size[1] > limits.max_pixels:
-        raise ValueError(f"{name}: {size[0]}x{size[1]} pixels; expected at most --max-pixels {limits.max_pixels}")
+    size = _check_header(data, name, limits)
     reduced = _decode_reduced(data, size, at_least) if at_least and data.startswith(JPEG_START) else None
     if reduced is not None:
         return reduced
@@ -67,6 +88,18 @@ def decode_image(
     if image is None:
         raise ValueError(f"{name}: not a picture that can be decoded")
     return image, (image.shape[0], image.shape[1])
+
+
+def _check_header(data: bytes, name: str, limits: Limits) -> tuple[int, int]:
+    """(height, width) by the header; ValueError for what is no whole picture, or too large a one."""
+    if _is_truncated(data):
+        raise ValueError(f"{name}: the file ends before the picture does")
+    size = picture_size(data)
+    if size is None:
+        raise ValueError(f"{name}: not a picture that can be decoded; expected JPEG, PNG, BMP or WebP")
+    if size[0] * size[1] > limits.max_pixels:
+        raise ValueError(f"{name}: {size[0]}x{size[1]} pixels; expected at most --max-pixels {limits.max_pixels}")
+    return size
 
 
 def _decode(data: bytes, flags: int) -> NDArray[np.uint8] | None:
