@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -135,8 +136,9 @@ def _each(function: Callable[[T], R], items: Sequence[T], workers: int, title: s
         results: Iterable[R] = map(function, items)
         if workers > 1 and len(items) > 1:
             # The function goes to each worker once, not along with the items: it holds the lists of all files.
-            starting = (_start_worker, (function,))
-            pool = stack.enter_context(multiprocessing.Pool(min(workers, len(items)), *starting))
+            # Fresh processes: OpenCV's threads do not survive a fork, and one that waits for them waits for ever.
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(context.Pool(min(workers, len(items)), _start_worker, (function,)))
             results = pool.imap(_call, items, chunksize=_CHUNK)
         yield from tqdm(results, total=len(items), desc=title, unit="file", leave=False, disable=None)
 
@@ -145,9 +147,10 @@ _function_of_worker: Callable[[Any], Any]
 
 
 def _start_worker(function: Callable[[Any], Any]) -> None:
-    """The processes share the cores already, and OpenCV's threads do not survive a fork."""
+    """Ctrl-C, which reaches every process of a terminal, is the parent's to answer; the cores are shared already."""
     global _function_of_worker
     _function_of_worker = function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 
