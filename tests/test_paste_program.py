@@ -12,6 +12,7 @@ from conftest import ROOT, files_below
 from helpers import train_args
 from pasting import cutout_of, shape_mask, write_rgba, write_sources
 
+import train
 from uhd.data.images import read_image
 from uhd.data.labels import read_labels
 from uhd.data.listing import count_shared_stems, find_images
@@ -141,11 +142,9 @@ def test_nothing_to_paste_makes_backgrounds(paste, tmp_path):
         assert (tmp_path / picture).with_suffix(".txt").read_text() == ""
 
 
-def test_train_takes_the_folder(paste, run_train, tmp_path):
+def test_train_takes_the_folder(paste, tmp_path):
     assert paste("--count", 16, "--size", "48x48", "--min-targets", 1)[0] == 0
-    done = run_train(*train_args(tmp_path / "out", tmp_path / "run", epochs=1))
-    assert (done.code, done.err) == (0, [])
-    assert any("16 pictures" in line or ("12" in line or "13" in line) for line in done.out)
+    assert train.main(train_args(tmp_path / "out", tmp_path / "run", epochs=1)) == 0
     assert (tmp_path / "run/best.pt").exists()
 
 

@@ -21,10 +21,12 @@ from uhd.cli import (
     build_demo_parser,
     build_export_parser,
     build_parser,
+    build_paste_parser,
     parse_args,
     parse_convert_args,
     parse_demo_args,
     parse_export_args,
+    parse_paste_args,
 )
 from uhd.config import Head, UltraTinyODConfig
 from uhd.flag_tables import flag_tables, with_tables
@@ -69,11 +71,13 @@ TRAINING = [words[words.index("train.py") + 1 :] for words in COMMANDS if "train
 EXPORTS = [words[words.index("export_onnx.py") + 1 :] for words in COMMANDS if "export_onnx.py" in words]
 DEMOS = [words[words.index("demo_uhd.py") + 1 :] for words in COMMANDS if "demo_uhd.py" in words]
 CONVERSIONS = [words[words.index("uhd.data.convert") + 1 :] for words in COMMANDS if "uhd.data.convert" in words]
+PASTES = [words[words.index("uhd.data.paste") + 1 :] for words in COMMANDS if "uhd.data.paste" in words]
 PARSERS = {
     "train.py": build_parser(),
     "export_onnx.py": build_export_parser(),
     "demo_uhd.py": build_demo_parser(),
     "python -m uhd.data.convert": build_convert_parser(),
+    "uhd.data.paste": build_paste_parser(),
 }
 TEST_COMMAND = next(words for words in COMMANDS if "pytest" in words)
 
@@ -105,6 +109,11 @@ def test_conversions_parse(argv: list[str]) -> None:
 @pytest.mark.parametrize("argv", DEMOS, ids=" ".join)
 def test_demo_commands_parse(argv: list[str]) -> None:
     assert parse_demo_args(argv).onnx
+
+
+@pytest.mark.parametrize("argv", PASTES, ids=" ".join)
+def test_paste_commands_parse(argv: list[str]) -> None:
+    assert parse_paste_args(argv).out
 
 
 @pytest.mark.parametrize("argv", [argv for argv in TRAINING if not {"--ckpt", "--resume"} & set(argv)], ids=" ".join)
