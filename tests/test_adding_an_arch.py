@@ -393,6 +393,8 @@ UNTOUCHED = [
 ]
 """What the page says to stay as it is, and more."""
 TAGS = {"cnn", "tf", "utod", "nano"}
+READS_RELEASES = {"runtime.py", "inputs_np.py", "outputs_np.py", "nanodet_np.py"}
+"""Files that know the ONNX releases of the program NanoDet, whatever architectures there are here."""
 SOURCES = [
     path for name in UNTOUCHED for path in ([ROOT / name] if name.endswith(".py") else (ROOT / name).glob("*.py"))
 ]
@@ -443,7 +445,8 @@ def test_names_in_code_are_found(line, is_found):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_that_stays_as_it_is_names_no_architecture(path):
-    assert list(named_in(path.read_text(encoding="utf-8"))) == []
+    known = {"nanodet", "NanoDet"} if path.name in READS_RELEASES else set()
+    assert [found for found in named_in(path.read_text(encoding="utf-8")) if found[0] not in known] == []
 
 
 def test_the_page_names_what_stays_as_it_is():

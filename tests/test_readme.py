@@ -77,7 +77,7 @@ PARSERS = {
     "export_onnx.py": build_export_parser(),
     "demo_uhd.py": build_demo_parser(),
     "python -m uhd.data.convert": build_convert_parser(),
-    "uhd.data.paste": build_paste_parser(),
+    "python -m uhd.data.paste": build_paste_parser(),
 }
 TEST_COMMAND = next(words for words in COMMANDS if "pytest" in words)
 

@@ -110,7 +110,8 @@ def build_convert_parser() -> argparse.ArgumentParser:
 
 def build_paste_parser() -> argparse.ArgumentParser:
     """The parser of `python -m uhd.data.paste`."""
-    parser = _new_parser("uhd.data.paste", "Paste cut-out targets on backgrounds: a labelled data set for train.py.")
+    description = "Paste cut-out targets on backgrounds: a labelled data set for train.py."
+    parser = _new_parser("python -m uhd.data.paste", description)
     _add_flags(parser, ((PasteConfig, f) for f in own_flags(PasteConfig)))
     return parser
 

@@ -34,7 +34,7 @@ def flag_tables() -> str:
         _tables((DemoConfig, f) for f in own_flags(DemoConfig)),
         "### python -m uhd.data.convert",
         _tables((ConvertConfig, f) for f in own_flags(ConvertConfig)),
-        "### uhd.data.paste",
+        "### python -m uhd.data.paste",
         _tables((PasteConfig, f) for f in own_flags(PasteConfig)),
         "### The augmentation file",
         _ops(),
