@@ -246,7 +246,7 @@ def test_patience(run, tmp_path, monkeypatch, maps, flags, trained):
 # --- signals ------------------------------------------------------------------------------------
 
 
-def wait_for(reached, process, seconds=90):
+def wait_for(reached, process, seconds=240):
     deadline = time.monotonic() + seconds
     while not reached():
         assert process.poll() is None, process.communicate()
@@ -286,7 +286,7 @@ def test_signals_end_a_run_with_its_last_epoch_saved(resume, tmp_path, number, c
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        errors = process.communicate(timeout=60)[1]
+        errors = process.communicate(timeout=240)[1]
     finally:
         if process.poll() is None:
             process.kill()

@@ -130,28 +130,24 @@ TRANSFORMERS = {
 NANODETS = {
     "plain": {},
     "medium, hardswish": {"model": {"nanodet_size": "m", "nanodet_act": "hardswish"}},
-    "large": {"model": {"nanodet_size": "l"}},
     "large, deep": {"model": {"nanodet_size": "l", "nanodet_depth": 3, "num_classes": 2}},
-    "ghost residual": {"model": {"ghost_block_type": "normal", "nanodet_kernel": 3}},
-    "three classes": {"model": {"num_classes": 3}},
-    "five grids": {"model": {"nanodet_strides": (4, 8, 16, 32, 64)}},
-    "two grids, not square": {"img_size": (96, 64), "model": {"nanodet_strides": (8, 16)}},
-    "aux": {"model": {"nanodet_aux_depth": 2}},
-    "ema": {"optim": {"use_ema": True}},
+    "five grids, three classes": {"model": {"nanodet_strides": (4, 8, 16, 32, 64), "num_classes": 3}},
+    "two grids, ghost residual, not square": {
+        "img_size": (96, 64),
+        "model": {"nanodet_strides": (8, 16), "ghost_block_type": "normal", "nanodet_kernel": 3},
+        "optim": {"use_ema": True},
+    },
 }
 BY_LEVEL = ((0.2, 0.3), (0.3, 0.6), (0.5, 0.7), (0.7, 0.8), (0.9, 0.9))
 PUBLISHED = {"num_anchors": 3, "anchors": None, "tinyssd_levels": None, "tinyssd_priors": "published"}
 SSDS = {
     "plain": {},
-    "batchnorm": {"model": {"use_batchnorm": True}},
     "relu, mined": {"model": {"activation": "relu", "tinyssd_cls_loss": "mined"}},
     "one level, three anchors": {"model": {"tinyssd_levels": 1, "num_anchors": 3, "anchors": ANCHORS}},
     "published": {"model": PUBLISHED},
     "published, conv": {
         "model": {**PUBLISHED, "tinyssd_body": "conv", "tinyssd_cls_loss": "mined", "use_batchnorm": True}
     },
-    "conv": {"model": {"tinyssd_body": "conv"}},
-    "three classes": {"model": {"num_classes": 3}},
     "three classes, mined, not square": {
         "img_size": (96, 64),
         "model": {"num_classes": 3, "tinyssd_cls_loss": "mined"},
@@ -160,7 +156,6 @@ SSDS = {
         "img_size": (72, 40),
         "model": {"tinyssd_levels": None, "tinyssd_body": "conv", "anchors": BY_LEVEL},
     },
-    "ema": {"model": {"use_batchnorm": True}, "optim": {"use_ema": True}},
 }
 
 VARIANTS = {
