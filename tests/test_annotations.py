@@ -119,6 +119,12 @@ def test_names_that_are_none_of_the_annotations(refused, yolo_folder, tmp_path):
     refused(*flags, mentions=("--names names.txt", "--annotations xml", "human"))
 
 
+def test_classes_that_are_none_of_the_annotations(refused, yolo_folder, tmp_path):
+    write_voc(yolo_folder([PERSON] * 4), tmp_path / "xml", ("human",))
+    flags = ("--image-dir", "data", "--annotations", "xml", "--classes", "5,7")
+    refused(*flags, mentions=("--classes 5,7", "--annotations xml", "0 human"))
+
+
 def test_class_of_another_name_is_said(accepted, yolo_folder, tmp_path):
     write_voc(yolo_folder([PERSON] * 4), tmp_path / "xml", ("human",))
     outcome = accepted("--image-dir", "data", "--annotations", "xml")

@@ -164,9 +164,13 @@ def _annotate(entries: Entries, readable: NDArray[np.int64], cfg: LabelsConfig) 
 def _wanted_ids(entries: Entries, cfg: LabelsConfig) -> tuple[int, ...]:
     """What stands for each class in the label rows: annotations that name their classes are asked by names, if given.
 
-    Raises ValueError where they have none of the names.
+    Raises ValueError where they have none of the classes.
     """
     assert cfg.classes is not None
+    if entries.class_names and not cfg.names and min(cfg.classes) >= len(entries.class_names):
+        asked = ",".join(map(str, cfg.classes))
+        theirs = ", ".join(f"{index} {name}" for index, name in enumerate(entries.class_names[:20]))
+        raise ValueError(f"--classes {asked}: none of them is in {FLAG} {entries.annotations}, which has {theirs}")
     if not (cfg.names and entries.class_names):
         return cfg.classes
     own = {name: index for index, name in enumerate(entries.class_names)}
