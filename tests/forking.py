@@ -2,7 +2,9 @@
 
 import os
 import resource
+import signal
 import sys
+import time
 
 import torch
 
@@ -36,9 +38,18 @@ def fork_train(argv, *, stderr=None, largest_file=None, env=None):
         os._exit(code)
 
 
-def wait(child):
-    """Its exit code; negative where a signal ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def wait(child, seconds=300):
+    """Its exit code; negative where a signal ended it. One that does not end is killed, and the test fails."""
+    deadline = time.monotonic() + seconds
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise AssertionError(f"process {child} did not end within {seconds} seconds")
+        time.sleep(0.005)
 
 
 def fork_processes(argv, count, port, **options):
