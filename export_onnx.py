@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
+from uhd.cli import parse_export_args  # isort: skip
+from uhd.program import exit_code_of, leave_on_mistake  # isort: skip
 from uhd.signals import leave_at_once  # isort: skip
 
 if __name__ == "__main__":
-    leave_at_once("export_onnx.py")  # until `main`: torch takes seconds to load
+    # torch takes seconds to load: a signal, a mistake in the flags and --help are answered before.
+    leave_at_once("export_onnx.py")
+    leave_on_mistake("export_onnx.py", parse_export_args)
 
 import logging
 import sys
@@ -14,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uhd.checkpoint import read_checkpoint
-from uhd.cli import parse_export_args
 from uhd.config import Config, ExportConfig
 from uhd.data.listing import find_images
 from uhd.export.build import build_network, finish, prepare, save
@@ -26,7 +29,6 @@ from uhd.export.verify import verify
 from uhd.files import check_writable
 from uhd.logger import log_to_console
 from uhd.precedence import agree, warn_unused_export
-from uhd.program import exit_code_of
 
 log = logging.getLogger("uhd")
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when it is loaded
+from uhd.cli import check_args, parse_args  # isort: skip
+from uhd.program import exit_code_of, leave_on_mistake  # isort: skip
 from uhd.signals import StopSignals, leave_at_once  # isort: skip
 
 if __name__ == "__main__":
-    leave_at_once("train.py")  # until `main`: torch takes seconds to load
+    # torch takes seconds to load: a signal, a mistake in the flags and --help are answered before.
+    leave_at_once("train.py")
+    leave_on_mistake("train.py", check_args)
 
 import json
 import logging
@@ -20,7 +24,6 @@ import torch
 from uhd import dist
 from uhd.augment import Pipeline, load_pipeline
 from uhd.checkpoint import Checkpoint, load_fitting, names_file
-from uhd.cli import parse_args
 from uhd.config import Config, DataConfig, Size
 from uhd.data.build import build_datasets
 from uhd.data.cache import available_cores
@@ -36,7 +39,6 @@ from uhd.logger import finite_or_none, log_to_console, make_folder, open_run_dir
 from uhd.models import build_model, count_macs, count_parameters
 from uhd.optim import TrainState
 from uhd.preview import preview_augmentation
-from uhd.program import exit_code_of
 from uhd.recorder import Recorder, summarise
 from uhd.reports import write_reports
 from uhd.resolve import resolve

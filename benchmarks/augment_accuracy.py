@@ -11,16 +11,14 @@ table can be made in several sittings; --rows chooses some.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from benchmarks.common import FLAGS
+from benchmarks.trainings import HEAD, best_epoch, split_flags, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,43 +56,21 @@ def read(name: str) -> dict[str, Any]:
 
 
 def train(title: str, augmentation: dict[str, Any] | None, seed: int, args: argparse.Namespace) -> dict[str, float]:
-    """Trains a row with a seed, or goes on with it, or finds it finished; returns its best epoch's figures."""
+    """The best epoch of a row with a seed."""
     name = f"{title.replace(' ', '_').replace(',', '')}_{args.epochs}_{seed}"
-    folder = args.out / name
-    flags = [*FLAGS, "--cnn-width", "32", "--epochs", str(args.epochs), "--seed", str(seed), "--ckpt-out", str(folder)]
+    flags = [*FLAGS, "--cnn-width", "32", "--seed", str(seed), *args.train]
     if augmentation is None:
         flags.append("--no-aug")
     else:
         config = args.out / f"{name}.yaml"
         config.write_text(yaml.safe_dump({"data_augment": augmentation}, sort_keys=False))
         flags += ["--aug-config", str(config)]
-    settings = {"flags": [*flags, *args.train], "augmentation": augmentation}
-    noted = args.out / f"{name}.json"
-    if noted.exists() and json.loads(noted.read_text()) != settings:
-        raise SystemExit(f"{folder} was trained with other flags ({noted}); choose another --out")
-    noted.write_text(json.dumps(settings))
-    if len(history(folder)) < args.epochs:
-        resume = ["--resume", str(folder)] if (folder / "last.pt").exists() else []
-        log_path = args.out / f"{name}.log"
-        with open(log_path, "a") as log:
-            command = [sys.executable, str(ROOT / "train.py"), *flags, *args.train, *resume]
-            if subprocess.run(command, check=False, stdout=log, stderr=log).returncode:
-                raise SystemExit(f"the training of {title!r} failed; see {log_path}")
-    return max(history(folder), key=lambda epoch: epoch["val/mAP@0.5"])
-
-
-def history(folder: Path) -> list[dict[str, float]]:
-    """The validated epochs of a run."""
-    file = folder / "metrics.jsonl"
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [epoch for epoch in map(json.loads, lines) if epoch.get("val/mAP@0.5") is not None]
+    return best_epoch(args.out / name, flags, args.epochs, augmentation)
 
 
 def main() -> None:
     available = rows()
-    own, train_flags = sys.argv[1:], []
-    if "--" in own:
-        own, train_flags = own[: own.index("--")], own[own.index("--") + 1 :]
+    own, train_flags = split_flags(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--epochs", type=int, default=40)
@@ -103,15 +79,11 @@ def main() -> None:
     args = parser.parse_args(own)
     args.train = train_flags
     args.out.mkdir(parents=True, exist_ok=True)
-    print("| augmentation | mAP@0.5, best epoch | of each seed | epoch | AP50 of 9 px² and more | best F1 |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(f"| augmentation | {HEAD} |")
+    print("| --- " * (HEAD.count("|") + 2) + "|")
     for title in args.rows:
         best = [train(title, available[title], seed, args) for seed in args.seeds]
-        means = {key: np.mean([each[f"val/{key}"] for each in best]) for key in ("mAP@0.5", "AP50_ge9px2", "best_f1")}
-        each_seed = " ".join(f"{epoch['val/mAP@0.5']:.3f}" for epoch in best)
-        epochs = " ".join(str(epoch["epoch"]) for epoch in best)
-        figures = f"{means['AP50_ge9px2']:.3f} | {means['best_f1']:.3f}"
-        print(f"| {title} | {means['mAP@0.5']:.3f} | {each_seed} | {epochs} | {figures} |", flush=True)
+        print(f"| {title} | {summary(best)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from uhd.config import (
     field_scope,
     flag_of,
 )
-from uhd.precedence import Typed, configure
+from uhd.precedence import Typed, check_flags, configure
 
 if TYPE_CHECKING:
     from uhd.checkpoint import Checkpoint
@@ -244,9 +244,19 @@ def _typed_default(f: dataclasses.Field[Any]) -> str:
 
 def parse_args(argv: Sequence[str] | None = None) -> tuple[Config, Checkpoint | None]:
     """The run's config and the checkpoint it starts from, if any; ValueError for a mistake of the user's."""
+    return configure(_typed(argv))
+
+
+def check_args(argv: Sequence[str] | None = None) -> None:
+    """ValueError for a mistake that the flags alone show; --help is answered. Without torch, which takes seconds."""
+    check_flags(_typed(argv))
+
+
+def _typed(argv: Sequence[str] | None) -> Typed:
+    """What was typed for train.py."""
     typed = vars(build_parser().parse_args(argv))
     _apply_resize_shortcuts(typed)
-    return configure(typed)
+    return typed
 
 
 def parse_export_args(argv: Sequence[str] | None = None) -> tuple[ExportConfig, Typed]:

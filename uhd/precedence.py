@@ -33,6 +33,13 @@ log = logging.getLogger("uhd")
 DATA_SOURCES = ("image_dir", "train_list", "val_list", "demo_data")
 
 
+def check_flags(typed: Typed) -> None:
+    """ValueError for a mistake that the flags alone show, without the checkpoint that they may name."""
+    _check_contradictions(typed)
+    if not _names_checkpoint(typed):
+        _check_anchor_count(typed, _from_flags(typed).model)
+
+
 def configure(typed: Typed) -> tuple[Config, Checkpoint | None]:
     """The run's config and the checkpoint it starts from, if any; ValueError for a mistake of the user's."""
     _check_contradictions(typed)
@@ -47,12 +54,12 @@ def configure(typed: Typed) -> tuple[Config, Checkpoint | None]:
 def _check_contradictions(typed: Typed) -> None:
     if typed.get("resume") and typed.get("ckpt"):
         raise ValueError("--resume and --ckpt: go on with a run or start from weights, not both")
-    if typed.get("val_only") and not (typed.get("resume") or typed.get("ckpt")):
+    if typed.get("val_only") and not _names_checkpoint(typed):
         raise ValueError("--val-only: needs the checkpoint to validate, by --ckpt or --resume")
     if typed.get("val_only") and typed.get("inspect"):
         raise ValueError("--val-only and --inspect: validate or inspect, not both")
     if typed.get("gradcam"):
-        if not (typed.get("resume") or typed.get("ckpt")):
+        if not _names_checkpoint(typed):
             raise ValueError("--gradcam: needs the checkpoint to look into, by --ckpt or --resume")
         for name in ("val_only", "inspect", "preview_aug"):
             if typed.get(name):
@@ -82,8 +89,12 @@ def _check_anchor_count(typed: Typed, model: ModelConfig) -> None:
     raise ValueError(f"--anchors has {len(anchors)} pairs, but --num-anchors is {count}{levels}")
 
 
+def _names_checkpoint(typed: Typed) -> bool:
+    return bool(typed.get("resume") or typed.get("ckpt"))
+
+
 def _read_checkpoint(typed: Typed) -> Checkpoint | None:
-    if not (typed.get("resume") or typed.get("ckpt")):
+    if not _names_checkpoint(typed):
         return None
     # torch takes seconds to import; --help and most mistakes do without it.
     from uhd.checkpoint import find_resumable, read_checkpoint

@@ -9,6 +9,15 @@ from collections.abc import Callable
 from uhd.signals import Stopped, StopSignals
 
 
+def leave_on_mistake(program: str, check: Callable[[], object]) -> None:
+    """Ends the process with exit code 2 where check raises ValueError: before the slow imports of a program."""
+    try:
+        check()
+    except ValueError as error:
+        print(f"{_with_rank(program)}: error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
 def exit_code_of(program: str, job: Callable[[StopSignals], None]) -> int:
     """Runs the job; returns 0, or 2 for a mistake of the user's, 1 for a machine's failure, 130 or 143 for signals."""
     signals = StopSignals()
