@@ -1,6 +1,7 @@
 """export_onnx.py as it is used: its flags, the files it writes, and what --info says of them."""
 
 import argparse
+import re
 import shutil
 
 import numpy as np
@@ -8,12 +9,21 @@ import onnx
 import pytest
 import torch
 from conftest import PERSON, PERSON_AND_CHAIR, files_below, write_yolo_folder
-from exporting import METRICS, assert_same_rows, pictures, prepared, rows_of_torch, run_model, write_checkpoint
-from helpers import make_config
+from exporting import (
+    METRICS,
+    assert_same_rows,
+    pictures,
+    prepared,
+    randomise,
+    rows_of_torch,
+    run_model,
+    write_checkpoint,
+)
+from helpers import make_config, start
 from test_cli import SHORTCUTS, words
 from variants import variant_config
 
-from uhd.checkpoint import read_checkpoint
+from uhd.checkpoint import read_checkpoint, save_checkpoint
 from uhd.cli import build_export_parser, parse_export_args
 from uhd.config import ExportConfig
 from uhd.export.metadata import MERGED_NAME
@@ -256,6 +266,25 @@ def test_verify_with_several_classes(run_export, tmp_path):
     write_checkpoint(tmp_path, variant_config("three classes"))
     write_yolo_folder(tmp_path / "in", [PERSON_AND_CHAIR, PERSON, "2 0.5 0.5 0.2 0.2\n"])
     assert run_export("--checkpoint", "best.pt", "--verify", "--image-dir", "in").code == 0
+
+
+@pytest.mark.parametrize(("bias", "scale"), [(0, 1e-6), (3, 1e-5)])
+def test_verify_of_a_network_that_has_hardly_learned(run_export, tmp_path, bias, scale):
+    """Its scores are so nearly equal that rounding decides which of the boxes stays: such pictures are not compared."""
+    cfg = make_config(img_size=(64, 64), model={"use_batchnorm": True, "use_improved_head": True})
+    task, state = start(cfg)
+    randomise(task.student, cfg.input.img_size)
+    head = task.student.head
+    with torch.no_grad():
+        for branch in (head.obj, head.quality, head.cls):
+            branch[-1].weight.mul_(scale)
+            branch[-1].bias.fill_(bias)
+    save_checkpoint(tmp_path, cfg, state, METRICS, is_best=True)
+    outcome = run_export("--checkpoint", "best.pt", "--output", "m.onnx", "--verify")
+    assert (outcome.code, outcome.errors) == (0, [])
+    (warning,) = outcome.warnings
+    assert int(re.search(r"detections of (\d+) pictures are not compared", warning)[1]) > 32
+    assert (tmp_path / "m.onnx").is_file()
 
 
 # --- --info -------------------------------------------------------------------------------------
