@@ -1,0 +1,67 @@
+"""What a student gains from a teacher: the teacher, each student alone, and each with sets of terms; a Markdown table.
+
+    python -m benchmarks.distill_accuracy --out runs/distill --epochs 40 --seeds 42 43 44 -- \
+        --train-list people/train.txt --val-list people/val.txt
+
+What stands behind -- goes to every training. A training that is finished is not done again, one that was stopped goes
+on, so that a long table can be made in several sittings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.common import FLAGS
+from benchmarks.trainings import HEAD, best_epoch, split_flags, summary
+
+TERMS: dict[str, list[str]] = {
+    "outputs": ["--distill-obj", "1", "--distill-quality", "1", "--distill-box-l1", "1"],
+    "boxes": ["--distill-box-l1", "2"],
+    "features": ["--distill-feat", "1"],
+    "outputs and features": [
+        *("--distill-obj", "1", "--distill-quality", "1", "--distill-box-l1", "1", "--distill-feat", "1"),
+    ],
+}
+"""The weights of each set; with one class, whose probability is near 1 everywhere, --distill-kl has nothing to say."""
+
+
+def main() -> None:
+    own, train_flags = split_flags(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--epochs", type=int, default=40, help="epochs of the students")
+    parser.add_argument("--teacher-epochs", type=int, default=40)
+    parser.add_argument("--teacher-width", type=int, default=128)
+    parser.add_argument("--students", type=int, nargs="+", default=[16, 32], metavar="WIDTH")
+    parser.add_argument("--terms", nargs="*", choices=TERMS, default=["outputs"], metavar="SET", help=", ".join(TERMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    args = parser.parse_args(own)
+
+    def trained(title: str, flags: list[str], epochs: int, seeds: list[int]) -> None:
+        name = title.replace(" ", "_").replace(",", "")
+        best = [
+            best_epoch(
+                args.out / f"{name}_{epochs}_{seed}", [*FLAGS, *flags, "--seed", str(seed), *train_flags], epochs
+            )
+            for seed in seeds
+        ]
+        print(f"| {title} | {summary(best)} |", flush=True)
+
+    print(f"| network | {HEAD} |")
+    print("| --- " * (HEAD.count("|") + 2) + "|")
+    teacher = f"teacher w{args.teacher_width}"
+    teacher_seed = args.seeds[0]
+    trained(teacher, ["--cnn-width", str(args.teacher_width)], args.teacher_epochs, [teacher_seed])
+    teacher_run = args.out / f"{teacher.replace(' ', '_')}_{args.teacher_epochs}_{teacher_seed}"
+    for width in args.students:
+        student = ["--cnn-width", str(width)]
+        trained(f"w{width} alone", student, args.epochs, args.seeds)
+        for terms in args.terms:
+            lessons = ["--teacher-ckpt", str(teacher_run / "best.pt"), *TERMS[terms]]
+            trained(f"w{width} from {terms}", [*student, *lessons], args.epochs, args.seeds)
+
+
+if __name__ == "__main__":
+    main()
