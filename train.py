@@ -79,6 +79,8 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
         cfg = resolve(cfg, train_set)
     torch.manual_seed(cfg.data.seed)
     train_loader = None if cfg.run.val_only else loader_of(train_set, cfg, device, shuffle=True)
+    if train_loader and cfg.data.background_share:
+        describe_backgrounds(train_set, train_loader, cfg)
     student = build_model(cfg.model)
     if cfg.optim.sync_bn:
         dist.share_batch_statistics(student, device)
@@ -240,6 +242,17 @@ def describe_model(task: DetectionTask, cfg: Config) -> None:
     )
 
 
+def describe_backgrounds(train_set: DetectionDataset, loader: BatchLoader, cfg: Config) -> None:
+    """One line on how often pictures without a box are shown."""
+    backgrounds, shown = train_set.num_backgrounds, loader.batch_sampler.shown
+    if shown == len(train_set):
+        numbers = cfg.data.background_share, backgrounds, len(train_set)
+        log.warning("--background-share %g has no effect: %d of %d training pictures are without a box", *numbers)
+        return
+    again = shown - len(train_set) + backgrounds
+    log.info("%d training pictures without a box are shown %d times in an epoch of %d", backgrounds, again, shown)
+
+
 def load_weights(task: DetectionTask, checkpoint: Checkpoint, cfg: Config) -> None:
     """A checkpoint's weights alone; what does not fit is left, with a line each, where --ckpt-non-strict is given."""
     weights = checkpoint.weights if cfg.optim.use_ema or not cfg.run.val_only else checkpoint.state["model"]
@@ -254,7 +267,12 @@ def load_weights(task: DetectionTask, checkpoint: Checkpoint, cfg: Config) -> No
 def loader_of(dataset: DetectionDataset, cfg: Config, device: torch.device, *, shuffle: bool) -> BatchLoader:
     """A loader as the flags ask for it."""
     return build_loader(
-        dataset, cfg.optim.batch_size, cfg.data.num_workers, shuffle=shuffle, device_is_cuda=device.type == "cuda"
+        dataset,
+        cfg.optim.batch_size,
+        cfg.data.num_workers,
+        shuffle=shuffle,
+        device_is_cuda=device.type == "cuda",
+        background_share=cfg.data.background_share,
     )
 
 

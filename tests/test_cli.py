@@ -33,7 +33,8 @@ FLAGS = words("""
 --auto-anchors
 --image-dir --train-list --val-list --annotations --train-split --val-split --val-count --seed
 --skip-bad-labels --demo-data
---aug-config --aug --cache-px --close-mosaic --num-workers --cache --cache-dir --max-pixels --max-boxes
+--aug-config --aug --cache-px --close-mosaic --background-share
+--num-workers --cache --cache-dir --max-pixels --max-boxes
 --iou-loss --anchor-cls-loss --cls-loss-type
 --loss-weight-box --loss-weight-obj --loss-weight-cls --loss-weight-quality
 --loss-weight-hm --loss-weight-off --loss-weight-wh --loss-weight-l1 --loss-weight-iou --loss-weight-dfl

@@ -12,6 +12,7 @@ from uhd.config.options import Scope, Section, derived, flag_of, option
 from uhd.config.values import NMS_SIGMA, Suppression, parse_optional_path
 
 MAX_CACHE_PX = 2048
+MAX_BACKGROUND_SHARE = 0.9
 MAX_PIXELS = 2**28
 """The most that --max-pixels allows; OpenCV is told never to decode more (uhd.process)."""
 MAX_BOXES = 1_000_000
@@ -86,6 +87,12 @@ class DataConfig(Section):
     close_mosaic: int = option(
         0, "Leave out Mosaic, MixUp and CopyPaste in the last N epochs; 0 is never.", metavar="N"
     )
+    background_share: float = option(
+        0.0,
+        "Show training pictures without a box again, each at most 4 times an epoch, until they are this share of it: "
+        "fewer false alarms on empty scenes; 0 shows each picture once.",
+        metavar="SHARE",
+    )
     num_workers: int | None = option(
         None,
         "Processes that load and augment; 0 is none beside the main one. Default: the cores, at most 8.",
@@ -121,6 +128,10 @@ class DataConfig(Section):
             raise ValueError(f"--cache-px {self.cache_px}: expected 1 to {MAX_CACHE_PX}")
         if self.close_mosaic < 0:
             raise ValueError(f"--close-mosaic {self.close_mosaic}: expected at least 0")
+        if not 0 <= self.background_share <= MAX_BACKGROUND_SHARE:
+            raise ValueError(
+                f"--background-share {self.background_share}: expected a share from 0 to {MAX_BACKGROUND_SHARE}"
+            )
         if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"--num-workers {self.num_workers}: expected at least 0")
         check_max_pixels(self.max_pixels)

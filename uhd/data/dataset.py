@@ -18,7 +18,11 @@ from uhd.data.cache import ImageStore
 from uhd.types import IGNORED, PADDING, Targets
 
 Key = tuple[int, int]
-"""(epoch, index): which picture, and for which epoch it is augmented."""
+"""(epoch, place): which picture, and for which epoch it is augmented.
+
+A place is the picture's index; where an epoch shows it again, the index and once, twice, ... the number of pictures, so
+that each show is augmented in its own way.
+"""
 
 
 class Batch(NamedTuple):
@@ -106,7 +110,7 @@ class Annotations:
 class DetectionDataset(Dataset[Sample]):
     """Resized pictures with their boxes; makes whole batches.
 
-    A batch's sample depends on the seed, the epoch and its index alone, so the number of workers changes nothing.
+    A batch's sample depends on the seed, the epoch and its place alone, so the number of workers changes nothing.
     transform augments; it brings the pictures from their stored size to the network's where the two differ.
     """
 
@@ -144,7 +148,11 @@ class DetectionDataset(Dataset[Sample]):
     @property
     def num_backgrounds(self) -> int:
         """Number of pictures without a truth."""
-        return len(self) - len(np.unique(self._owners()[self.labels.values != IGNORED]))
+        return len(self.backgrounds())
+
+    def backgrounds(self) -> NDArray[np.int64]:
+        """Indices of the pictures without a truth, in order."""
+        return np.setdiff1d(np.arange(len(self)), self._owners()[self.labels.values != IGNORED])
 
     def truths(self) -> Ragged[np.float32]:
         """The boxes [g,4] of each picture without the regions that its annotations ignore."""
@@ -176,7 +184,7 @@ class DetectionDataset(Dataset[Sample]):
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """One batch, augmented where there is a transform; its rows follow the keys."""
-        indices = np.array([index for _, index in keys], dtype=np.int64)
+        indices = np.array([place for _, place in keys], dtype=np.int64) % len(self)
         images = self._images.gather(indices)
         boxes, labels = [self.boxes[i] for i in indices], [self.labels[i] for i in indices]
         if self.transform is not None:
@@ -188,8 +196,8 @@ class DetectionDataset(Dataset[Sample]):
 
     def _augment(self, sample: Sample, key: Key, transform: Pipeline) -> Sample:
         """The sample as the key's epoch sees it."""
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
+        epoch, place = key
+        rng = np.random.default_rng([self.seed, epoch, place])
         if self._closing is not None and epoch >= self._closing[0]:
             transform = self._closing[1]
         return transform(sample, rng, lambda: self.draw(rng))
