@@ -41,7 +41,7 @@ from uhd.optim import TrainState
 from uhd.preview import preview_augmentation
 from uhd.recorder import Recorder, summarise
 from uhd.reports import write_reports
-from uhd.resolve import resolve
+from uhd.resolve import name_classes, resolve
 from uhd.task import DetectionTask
 
 SECONDS_TO_STOP = 20.0
@@ -71,6 +71,8 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
     teachers = None if cfg.run.val_only or cfg.run.inspect or cfg.run.preview_aug else load_teachers(cfg)
     with dist.main_first():
         train_set, val_set = build_data(cfg, teachers.picture_size(cfg.input.img_size) if teachers else None)
+    if checkpoint is None:
+        cfg = name_classes(cfg, train_set)
     if cfg.run.inspect or cfg.run.preview_aug:
         if dist.is_main():
             show_data(cfg, train_set, val_set)

@@ -12,6 +12,7 @@ from conftest import PERSON, PERSON_AND_CHAIR, SMALL_RUN
 from helpers import draw_people, metric_rows, train_args
 
 import train
+from uhd.checkpoint import read_checkpoint
 from uhd.config import DataConfig, InputConfig, LabelsConfig
 from uhd.data import build_datasets
 from uhd.data import cache as cache_module
@@ -129,6 +130,37 @@ def test_class_of_another_name_is_said(accepted, yolo_folder, tmp_path):
     write_voc(yolo_folder([PERSON] * 4), tmp_path / "xml", ("human",))
     outcome = accepted("--image-dir", "data", "--annotations", "xml")
     assert any("'human'" in line and "'person'" in line and "--names" in line for line in outcome.warnings)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--classes", "1"), ("person",)),
+        (("--classes", "1,0"), ("person", "chair")),
+        (("--num-classes", "3"), ("chair", "person", "class2")),
+        (("--names", "names.txt"), ("person", "table")),
+    ],
+)
+def test_checkpoint_has_the_names_of_the_annotations(flags, expected, run_train, yolo_folder, tmp_path):
+    write_voc(yolo_folder([PERSON_AND_CHAIR] * 6), tmp_path / "xml", ("person", "chair"))
+    (tmp_path / "names.txt").write_text("person\ntable\n")
+    run = (*SMALL_RUN, "--image-dir", "data", "--annotations", "xml", "--num-anchors", "1", *flags)
+    outcome = run_train(*run, "--ckpt-out", "run", "--coco-per-class")
+    assert (outcome.code, outcome.errors) == (0, [])
+    assert read_checkpoint(tmp_path / "run/best.pt").config.labels.class_names == expected
+    assert f"val/coco/AP/{expected[0]}" in (tmp_path / "run/metrics.jsonl").read_text()
+    assert run_train("--resume", "run", "--epochs", "2", "--num-workers", "0", "--cache", "ram").code == 0
+    assert read_checkpoint(tmp_path / "run/last.pt").config.labels.class_names == expected
+
+
+def test_checkpoint_keeps_its_names_beside_annotations_of_others(run_train, yolo_folder, tmp_path):
+    write_voc(yolo_folder([PERSON] * 6), tmp_path / "xml", ("human",))
+    flags = (*SMALL_RUN, "--image-dir", "data", "--num-anchors", "1")
+    assert run_train(*flags, "--ckpt-out", "first").code == 0
+    outcome = run_train(*flags, "--annotations", "xml", "--ckpt", "first/best.pt", "--ckpt-out", "second")
+    assert (outcome.code, outcome.errors) == (0, [])
+    assert any("'human'" in line for line in outcome.warnings)
+    assert read_checkpoint(tmp_path / "second/best.pt").config.labels.class_names == ("person",)
 
 
 # --- what is neither truth nor background -----------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The last change of a config: what follows from the training data."""
+"""The last changes of a config: what follows from the training data."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from uhd.config import AnchorSizesConfig, Config
 from uhd.data.dataset import DetectionDataset
 
 log = logging.getLogger("uhd")
+
+
+def name_classes(cfg: Config, train_set: DetectionDataset) -> Config:
+    """With the classes called as the training set's annotations call them, where --names does not say otherwise."""
+    if not train_set.class_names:
+        return cfg
+    return dataclasses.replace(cfg, labels=dataclasses.replace(cfg.labels, class_names=train_set.class_names))
 
 
 def resolve(cfg: Config, train_set: DetectionDataset) -> Config:

@@ -16,7 +16,7 @@ from uhd.config.convert import ConvertConfig
 from uhd.config.demo import DemoConfig
 from uhd.config.distill import DistillConfig
 from uhd.config.export import DynamicAxes, ExportConfig
-from uhd.config.inputs import InputConfig, LabelsConfig, read_names
+from uhd.config.inputs import InputConfig, LabelsConfig, made_up_name, read_names
 from uhd.config.model import MODEL_CONFIGS, AnchorModelConfig, AnchorSizesConfig, ModelConfig
 from uhd.config.nanodet import NanoDetConfig
 from uhd.config.options import Head, Scope, Section, field_scope, flag_of, plain, section_from_dict
@@ -73,6 +73,7 @@ __all__ = [
     "UltraTinyODConfig",
     "field_scope",
     "flag_of",
+    "made_up_name",
     "parse_size",
     "read_names",
     "section_from_dict",

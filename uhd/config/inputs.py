@@ -81,8 +81,13 @@ class LabelsConfig(Section):
         elif classes == (0,):
             names = ("person",)
         else:
-            names = tuple(f"class{index}" for index in classes)
+            names = tuple(map(made_up_name, classes))
         return dataclasses.replace(self, classes=classes, class_names=names)
+
+
+def made_up_name(index: int) -> str:
+    """What a class is called that nothing names."""
+    return f"class{index}"
 
 
 def read_names(path: str) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uhd.augment import Pipeline
-from uhd.config import DataConfig, InputConfig, LabelsConfig, Size
+from uhd.config import DataConfig, InputConfig, LabelsConfig, Size, made_up_name
 from uhd.data.annotations import FLAG, AnnotationSource
 from uhd.data.cache import ImageSpec, ImageStore, open_images
 from uhd.data.dataset import Annotations, DetectionDataset, Problems, Ragged
@@ -98,7 +98,7 @@ def read_set(
     )
     dataset = DetectionDataset(annotations, _Subset(images, readable), seed=data_cfg.seed, problems=problems)
     if paths:
-        _warn_of_names(title, entries, labels_cfg)
+        _warn_of_names(title, dataset, labels_cfg, entries.annotations)
         _report(title, dataset, is_annotated=source is not None)
     return dataset
 
@@ -148,6 +148,7 @@ def _annotate(entries: Entries, readable: NDArray[np.int64], cfg: LabelsConfig) 
         boxes=Ragged(boxes[inside], counts),
         labels=Ragged(labels, counts),
         sizes=entries.sizes[readable],
+        class_names=_names_of_source(entries, cfg),
     )
     per_class = np.bincount(labels[labels != IGNORED], minlength=len(wanted_ids))
     problems = Problems(
@@ -182,22 +183,24 @@ def _wanted_ids(entries: Entries, cfg: LabelsConfig) -> tuple[int, ...]:
     return tuple(own.get(name, len(own) + place) for place, name in enumerate(cfg.class_names))
 
 
-def _warn_of_names(title: str, entries: Entries, cfg: LabelsConfig) -> None:
-    """Says where a class has another name in the annotations than the one that was made up for it."""
+def _names_of_source(entries: Entries, cfg: LabelsConfig) -> tuple[str, ...]:
+    """What annotations call the classes; empty where they have no names, or where --names gives them."""
     assert cfg.classes is not None
-    if cfg.names:
-        return
-    for index, name in zip(cfg.classes, cfg.class_names, strict=True):
-        if index < len(entries.class_names) and entries.class_names[index] != name:
-            _log.warning(
-                "%s: class %d of %s %s is %r, and is called %r here; --names FILE finds classes by their names",
-                title,
-                index,
-                FLAG,
-                entries.annotations,
-                entries.class_names[index],
-                name,
-            )
+    theirs = entries.class_names
+    if not theirs or cfg.names:
+        return ()
+    return tuple(
+        theirs[index] if index < len(theirs) else name for index, name in zip(cfg.classes, cfg.class_names, strict=True)
+    )
+
+
+def _warn_of_names(title: str, dataset: DetectionDataset, cfg: LabelsConfig, source: str) -> None:
+    """Says where annotations have another name for a class than the one that is expected of it."""
+    assert cfg.classes is not None
+    for index, theirs, name in zip(cfg.classes, dataset.class_names, cfg.class_names, strict=False):
+        if theirs != name != made_up_name(index):
+            message = "%s: class %d of %s %s is %r, not %r; --classes and --names FILE choose others"
+            _log.warning(message, title, index, FLAG, source, theirs, name)
             return
 
 

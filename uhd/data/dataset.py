@@ -98,13 +98,15 @@ class Ragged(Sequence[NDArray[Scalar]], Generic[Scalar]):
 @dataclass(frozen=True)
 class Annotations:
     """What is known of each picture: its path, boxes [g,4] float32 xyxy 0..1, labels [g] int64 in 0..C-1 or IGNORED,
-    and sizes [n,2] int64, the (height, width) of the pictures in their own pixels.
+    and sizes [n,2] int64, the (height, width) of the pictures in their own pixels. class_names: what the source of the
+    labels calls the classes 0..C-1; empty where it only numbers them.
     """
 
     paths: list[str]
     boxes: Ragged[np.float32]
     labels: Ragged[np.int64]
     sizes: NDArray[np.int64]
+    class_names: tuple[str, ...] = ()
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -127,6 +129,7 @@ class DetectionDataset(Dataset[Sample]):
         self.boxes = annotations.boxes
         self.labels = annotations.labels
         self.sizes = annotations.sizes
+        self.class_names = annotations.class_names
         self.transform = transform
         self.seed = seed
         self.problems = problems or Problems()
