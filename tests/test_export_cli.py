@@ -31,8 +31,8 @@ from uhd.models import build_model, count_macs, count_parameters, fold_batchnorm
 
 FLAGS = words("""
 --checkpoint --output --info --opset --dynamic --ema --merge-postprocess --separate-outputs --topk --conf-thresh
---nms-iou --simplify --verify --image-dir --image-count --int8 --calib-dir --calib-count --calib-method --tflite
---report
+--nms-iou --simplify --verify --image-dir --image-count --int8 --calib-dir --calib-count --calib-method --weight-bits
+--tflite --report
 --img-size --resize-mode --classes --names --num-classes --arch --activation --use-batchnorm
 --cnn-width --output-stride --num-anchors --anchors --use-improved-head
 --utod-residual --use-iou-aware-head --utod-head-ese --use-head-ese --utod-context-rfb --utod-context-dilation
@@ -58,7 +58,7 @@ DEFAULTS = {
     **{"checkpoint": "m.pt", "output": None, "info": None, "opset": 17, "dynamic": None, "ema": True},
     **{"merge_postprocess": True, "separate_outputs": False, "topk": 100, "conf_thresh": 0.0, "nms_iou": None},
     **{"simplify": True, "verify": False, "image_dir": None, "image_count": 200, "int8": False, "calib_dir": None},
-    **{"calib_count": 1000, "calib_method": "auto", "tflite": None, "report": False},
+    **{"calib_count": 1000, "calib_method": "auto", "weight_bits": 7, "tflite": None, "report": False},
 }
 
 
@@ -138,6 +138,7 @@ def test_what_is_typed():
         (("--image-dir", "nowhere"), ["--image-dir", "--verify or --report"]),
         (("--calib-dir", "nowhere"), ["--calib-dir", "--int8 or --tflite"]),
         (("--calib-method", "entropy"), ["--calib-method", "--int8"]),
+        (("--weight-bits", 8), ["--weight-bits", "--int8"]),
     ],
 )
 def test_flags_without_effect_are_named(run_export, checkpoint, flags, warned):

@@ -77,6 +77,7 @@ MISTAKES = {
         "'best'",
         "entropy",
     ),
+    "six bits": ("--checkpoint best.pt --int8 --calib-dir in --weight-bits 6", "--weight-bits", "6", "7, 8"),
     "negative count": ("--checkpoint best.pt --calib-count -1", "--calib-count -1", "at least 0"),
     "negative number of pictures": ("--checkpoint best.pt --image-count -1", "--image-count -1", "at least 0"),
     "no such pictures": ("--checkpoint best.pt --verify --image-dir nope", "--image-dir nope"),

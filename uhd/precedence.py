@@ -301,6 +301,7 @@ def warn_unused_export(options: ExportConfig) -> None:
         "calib_dir": (calibrates or compares, "--int8 or --tflite"),
         "calib_count": (calibrates, "--int8 or --tflite"),
         "calib_method": (options.int8, "--int8"),
+        "weight_bits": (options.int8, "--int8"),
         "conf_thresh": (options.merge_postprocess, "--merge-postprocess"),
     }
     defaults = {f.name: f.default for f in dataclasses.fields(options)}

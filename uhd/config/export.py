@@ -78,6 +78,11 @@ class ExportConfig(Section):
     calib_method: Literal["auto", "minmax", "entropy", "percentile"] = option(
         "auto", "How a range is chosen; auto measures which one loses least."
     )
+    weight_bits: Literal[7, 8] = option(
+        7,
+        "Bits of INT8 weights: 7 is exact on every processor; 8 is a little closer where there are instructions for "
+        "it (VNNI, ARM), and far off where there are none, since sums of products then do not fit.",
+    )
     tflite: str | None = option(
         None,
         "Also write the network as INT8 TFLite for microcontrollers, with ranges from --calib-dir. Needs the packages "
