@@ -128,10 +128,13 @@ def rows_of_torch(export, images):
 
 
 def assert_same_rows(found, expected, atol=1e-4):
-    """Rows [topk,6] of one picture are the same ones in the same order; where scores tie, the order is free."""
+    """Rows [topk,6] of one picture are the same ones in the same order; where scores tie, the order is free.
+
+    atol is that of values up to 1; of a box larger than the picture it is that share of its size.
+    """
     assert found.shape == expected.shape
     assert (np.diff(found[:, 0]) <= 0).all()
     np.testing.assert_allclose(found[:, 0], expected[:, 0], rtol=0, atol=atol)
     for rows, others in ((found, expected), (expected, found)):
-        gaps = np.abs(rows[:, None] - others[None]).max(axis=-1).min(axis=1)
+        gaps = (np.abs(rows[:, None] - others[None]) / np.maximum(np.abs(rows[:, None]), 1)).max(axis=-1).min(axis=1)
         assert gaps.max(initial=0) <= atol
