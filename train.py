@@ -245,14 +245,14 @@ def describe_model(task: DetectionTask, cfg: Config) -> None:
 
 
 def describe_backgrounds(train_set: DetectionDataset, loader: BatchLoader, cfg: Config) -> None:
-    """One line on how often pictures without a box are shown."""
+    """One line on how often pictures without a box are shown, where that is more than once."""
     backgrounds, shown = train_set.num_backgrounds, loader.batch_sampler.shown
-    if shown == len(train_set):
+    if shown > len(train_set):
+        again = shown - len(train_set) + backgrounds
+        log.info("%d training pictures without a box are shown %d times in an epoch of %d", backgrounds, again, shown)
+    elif cfg.data.background_share != DataConfig.background_share:
         numbers = cfg.data.background_share, backgrounds, len(train_set)
         log.warning("--background-share %g has no effect: %d of %d training pictures are without a box", *numbers)
-        return
-    again = shown - len(train_set) + backgrounds
-    log.info("%d training pictures without a box are shown %d times in an epoch of %d", backgrounds, again, shown)
 
 
 def load_weights(task: DetectionTask, checkpoint: Checkpoint, cfg: Config) -> None:

@@ -122,8 +122,9 @@ def test_run_says_how_often_it_shows_them_and_resumes_exactly(run_train, tmp_pat
 @pytest.mark.parametrize(
     ("labels", "share", "warning"),
     [
-        ([PERSON] * 4, "0.3", "--background-share 0.3 has no effect: 0 of 4"),
-        ([PERSON, "", "", ""], "0.3", "--background-share 0.3 has no effect: 3 of 4"),
+        ([PERSON] * 4, "0.4", "--background-share 0.4 has no effect: 0 of 4"),
+        ([PERSON, "", "", ""], "0.4", "--background-share 0.4 has no effect: 3 of 4"),
+        ([PERSON] * 4, "0.3", None),  # the default
         ([PERSON, PERSON, PERSON, ""], "0", None),
     ],
 )

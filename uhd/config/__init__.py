@@ -134,6 +134,7 @@ DEMO_PRESET: dict[str, Any] = {
     "num_anchors": 8,
     "iou_loss": "ciou",
     "aug_config": "uhd/aug_uhd.yaml",
+    "background_share": 0.0,
     "epochs": 10,
     "batch_size": 32,
     "exp_name": "demo",

@@ -88,7 +88,7 @@ class DataConfig(Section):
         0, "Leave out Mosaic, MixUp and CopyPaste in the last N epochs; 0 is never.", metavar="N"
     )
     background_share: float = option(
-        0.0,
+        0.3,
         "Show training pictures without a box again, each at most 4 times an epoch, until they are this share of it: "
         "fewer false alarms on empty scenes; 0 shows each picture once.",
         metavar="SHARE",
