@@ -1,6 +1,7 @@
 """Imports point down: which module may know which, read from the source of the tree."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,7 @@ SOURCES = [*sorted((ROOT / "uhd").rglob("*.py")), *(ROOT / f"{name}.py" for name
 MODULES = {name_of(path): path for path in SOURCES}
 
 
+@functools.cache
 def imports_of(module: str) -> set[str]:
     """Every module that a module imports, anywhere in its source; `from a import b` is a.b where that is a module."""
     found: set[str] = set()
