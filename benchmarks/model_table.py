@@ -1,11 +1,12 @@
 """What each architecture costs: a Markdown table of parameters, multiply-adds, file size and milliseconds.
 
     python -m benchmarks.model_table
+    python -m benchmarks.model_table --networks "nanodet s (default)" --flags "--img-size 320x320 --num-classes 80"
 
-At 64x64 and one class. "folded" counts the parameters that are left when the batch norms are folded into their
-convolutions. The file is the exported graph with decoding and suppression inside; its time is the median of 1,000 runs
-in onnxruntime with one thread, on noise, the graphs taking turns. The weights are random, which changes the time of the
-suppression only.
+At 64x64 and one class, unless --flags say otherwise. "folded" counts the parameters that are left when the batch norms
+are folded into their convolutions. The file is the exported graph with decoding and suppression inside; its time is the
+median of 1,000 runs in onnxruntime with one thread, on black pictures, the graphs taking turns. The weights are random,
+which changes the time of the suppression only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when
 
 import argparse
 import logging
+import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +54,7 @@ NETWORKS: dict[str, list[str]] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one network; macs are multiply-adds for one 64x64 picture, size is the file's in bytes."""
+    """Of one network; macs are multiply-adds for one picture, size is the file's in bytes."""
 
     parameters: int
     folded: int
@@ -64,13 +66,16 @@ class Cost:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1000, help="runs of each graph")
-    runs = parser.parse_args().runs
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NETWORK")
+    parser.add_argument("--flags", type=shlex.split, default=[], help="further flags of train.py for all of them")
+    args = parser.parse_args()
     logging.getLogger("uhd").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         costs = {
-            title: cost_of(flags, Path(folder) / str(number)) for number, (title, flags) in enumerate(NETWORKS.items())
+            title: cost_of([*NETWORKS[title], *args.flags], Path(folder) / str(number))
+            for number, title in enumerate(args.networks)
         }
-        times = median_milliseconds({title: bare(Detector(cost.path)) for title, cost in costs.items()}, runs)
+        times = median_milliseconds({title: bare(Detector(cost.path)) for title, cost in costs.items()}, args.runs)
     print("| network | parameters | folded | multiply-adds | ONNX file, kB | ms |")
     print("| --- | --- | --- | --- | --- | --- |")
     for title, cost in costs.items():
