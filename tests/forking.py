@@ -11,10 +11,16 @@ import torch
 import train
 
 
-def fork_train(argv, *, stderr=None, largest_file=None, env=None):
-    """Starts a run; returns its process number. stderr: a descriptor. largest_file: bytes that a file may have.
+def fork_train(argv, **options):
+    """Starts a run; returns its process number. options: those of `fork`."""
+    return fork(lambda: train.main([str(arg) for arg in argv]), **options)
 
-    A forked process has none of its parent's threads, so torch must use one only.
+
+def fork(job, *, stderr=None, largest_file=None, env=None):
+    """Does a job, which returns an exit code, in another process; returns its number.
+
+    stderr: a descriptor. largest_file: bytes that a file may have. A forked process has none of its parent's threads,
+    so torch must use one only.
     """
     assert torch.get_num_threads() == 1
     sys.stdout.flush()
@@ -32,7 +38,7 @@ def fork_train(argv, *, stderr=None, largest_file=None, env=None):
         sys.stdout, sys.stderr = (open(descriptor, "w", closefd=False) for descriptor in (1, 2))  # noqa: SIM115
         if largest_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-        code = train.main([str(arg) for arg in argv])
+        code = job()
         sys.stderr.flush()
     finally:
         os._exit(code)
@@ -52,13 +58,11 @@ def wait(child, seconds=300):
         time.sleep(0.005)
 
 
-def fork_processes(argv, count, port, **options):
-    """Starts a run of several processes on this machine, as torchrun would; returns their numbers by rank."""
+def fork_processes(job, count, port, **options):
+    """Does a job in several processes on this machine, as torchrun would start them; returns their numbers by rank."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     shared |= {"LOCAL_WORLD_SIZE": str(count)}
-    return [
-        fork_train(argv, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, **options) for rank in range(count)
-    ]
+    return [fork(job, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, **options) for rank in range(count)]
 
 
 def run_forked(argv, **limits):

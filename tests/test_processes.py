@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT
 from forking import fork_processes, wait
 from helpers import draw_people, metric_rows, train_args, visible_checkpoints
+from two_processes import run_all
 
 import train
 from uhd import dist
@@ -53,25 +54,26 @@ def folder(tmp_path_factory):
     """Runs of one process and of two, by name and number of processes, trained in one start each."""
     root = tmp_path_factory.mktemp("runs")
     data = draw_people(root / "data", 55, side=32)
-    before = Path.cwd()
+    single = [args_of(data, "teacher", batch_size=8, epochs=1)]
+    single += [args_of(data, f"{name}-1", **flags) for name, flags in RUNS.items()]
+    single.append(args_of(data, "grown", stop_epoch=2, **RUNS["task-aligned"]))
+    shared = [args_of(data, f"{name}-2", **flags) for name, flags in RUNS.items()]
+    shared.append(args_of(data, "norms", use_batchnorm=True, use_ema=True, epochs=15, lr=0.02))
+    shared.append(args_of(data, "shrunk", stop_epoch=2, **RUNS["task-aligned"]))
+    shared.append(["--resume", "grown", "--num-workers", "0", "--cache", "ram", "--stop-epoch", "0"])
+    before, threads = Path.cwd(), torch.get_num_threads()
     os.chdir(root)
+    torch.set_num_threads(1)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("uhd.recorder.write_reports", lambda *args, **kwargs: None)
-            single = [args_of(data, "teacher", batch_size=8, epochs=1)]
-            single += [args_of(data, f"{name}-1", **flags) for name, flags in RUNS.items()]
-            single.append(args_of(data, "grown", stop_epoch=2, **RUNS["task-aligned"]))
-            for argv in single:
-                assert train.main(argv) == 0
-        shared = [args_of(data, f"{name}-2", **flags) for name, flags in RUNS.items()]
-        shared.append(args_of(data, "norms", use_batchnorm=True, use_ema=True, epochs=15, lr=0.02))
-        shared.append(args_of(data, "shrunk", stop_epoch=2, **RUNS["task-aligned"]))
-        shared.append(["--resume", "grown", "--num-workers", "0", "--cache", "ram", "--stop-epoch", "0"])
-        Path("jobs.json").write_text(json.dumps(shared))
-        command = [*TORCHRUN, str(ROOT / "tests/two_processes.py"), "jobs.json"]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+            assert [train.main(argv) for argv in single] == [0] * len(single)
+            with open("errors", "w") as errors:
+                processes = fork_processes(lambda: run_all(shared), 2, free_port(), stderr=errors.fileno())
+            assert [wait(process) for process in processes] == [0, 0], Path("errors").read_text()
         assert train.main(["--resume", "shrunk", "--num-workers", "0", "--cache", "ram", "--stop-epoch", "0"]) == 0
     finally:
+        torch.set_num_threads(threads)
         os.chdir(before)
     return root
 
@@ -242,7 +244,7 @@ def test_without_torchrun_too_the_others_notice(victim, tmp_path, one_thread):
     data = draw_people(tmp_path / "data", 40, side=32)
     args = args_of(data, tmp_path / "run", epochs=10_000, eval_interval=10_000)
     with open(tmp_path / "errors", "w") as errors:
-        processes = fork_processes(args, 2, free_port(), stderr=errors.fileno())
+        processes = fork_processes(lambda: train.main(args), 2, free_port(), stderr=errors.fileno())
     wait_for_epoch(3, tmp_path / "run", lambda: None)
     os.kill(processes[victim], signal.SIGKILL)
     start = time.monotonic()
@@ -269,7 +271,7 @@ def test_a_process_that_fails_ends_all_and_its_error_comes_first(victim, tmp_pat
     data = draw_people(tmp_path / "data", 40, side=32)
     args = args_of(data, tmp_path / "run", epochs=10_000, eval_interval=10_000)
     with open(tmp_path / "errors", "w") as errors:
-        processes = fork_processes(args, 2, free_port(), stderr=errors.fileno())
+        processes = fork_processes(lambda: train.main(args), 2, free_port(), stderr=errors.fileno())
     assert [wait(process) for process in processes] == [1, 1]
     name, other = ("train.py (process 1)", "train.py") if victim else ("train.py", "train.py (process 1)")
     said = said_by_programs((tmp_path / "errors").read_text())
