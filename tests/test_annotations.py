@@ -163,6 +163,18 @@ def test_checkpoint_keeps_its_names_beside_annotations_of_others(run_train, yolo
     assert read_checkpoint(tmp_path / "second/best.pt").config.labels.class_names == ("person",)
 
 
+def test_teacher_and_student_know_each_others_classes_by_the_names_of_annotations(run_train, yolo_folder, tmp_path):
+    """The student has them in another order; without the names the teacher's classes would be unknown to it."""
+    write_voc(yolo_folder([PERSON_AND_CHAIR] * 6), tmp_path / "xml", ("person", "chair"))
+    flags = (*SMALL_RUN, "--image-dir", "data", "--annotations", "xml", "--num-anchors", "1")
+    assert run_train(*flags, "--classes", "0,1", "--ckpt-out", "teacher").code == 0
+    lessons = ("--teacher-ckpt", "teacher/best.pt", "--distill-kl", "1")
+    outcome = run_train(*flags, "--classes", "1,0", *lessons, "--ckpt-out", "student")
+    assert (outcome.code, outcome.errors) == (0, [])
+    assert read_checkpoint(tmp_path / "student/best.pt").config.labels.class_names == ("person", "chair")
+    assert read_checkpoint(tmp_path / "teacher/best.pt").config.labels.class_names == ("chair", "person")
+
+
 # --- what is neither truth nor background -----------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import CPU, make_config, same, start_distilled, targets_of, write_teacher
 
-from uhd.distill.distillation import Lesson, TeacherPlan
+from uhd.distill.distillation import Lesson
 from uhd.distill.teachers import NetworkTeacher
 from uhd.distill.views import view_of
 from uhd.distill_task import DistillTask, Teachers, build_distill_task, load_teachers
@@ -359,13 +359,13 @@ class Backbone(torch.nn.Module):
 def test_a_backbone_teaches_features(teacher_of, student, with_network):
     distill = {"teacher_backbone": "vit.pth", "distill_feat": 1.0, "distill_kl": float(with_network)}
     cfg = student_config(student, teacher_of("centres") if with_network else None, **distill)
-    network = plan = None
+    network = section = labels = None
     if with_network:
         other = make_config(**NETS["centres"])
         network = NetworkTeacher(build_model(other.model), (32, 32), "torch_bilinear")
-        plan = TeacherPlan(other.model, [0])
+        section, labels = other.model, other.labels
     model = build_model(cfg.model)
-    task = build_distill_task(cfg, model, Teachers(network, plan, Backbone()), 6)
+    task = build_distill_task(cfg, model, Teachers(network, section, labels, Backbone()), 6)
     state = TrainState(cfg.optim, task, CPU)
     width = task.student(pictures())["features"].shape[1]
     assert task.distillation.adapter.weight.shape == (6, width, 1, 1)

@@ -46,11 +46,19 @@ _OVERRIDES = {
 
 @dataclass(frozen=True)
 class Teachers:
-    """Those of a run; at least one is there. plan goes with the network."""
+    """Those of a run; at least one is there. section and labels are the network's."""
 
     network: NetworkTeacher | None
-    plan: TeacherPlan | None
+    section: ModelConfig | None
+    labels: LabelsConfig | None
     backbone: BackboneTeacher | None
+
+    def plan(self, cfg: Config) -> TeacherPlan | None:
+        """How the network relates to the student of a config; ValueError where it does not know one of its classes."""
+        if self.section is None or self.labels is None:
+            return None
+        assert cfg.distill.teacher_ckpt is not None
+        return TeacherPlan(self.section, _classes(self.labels, cfg.labels, cfg.distill.teacher_ckpt))
 
     def modules(self) -> list[nn.Module]:
         """The networks."""
@@ -175,22 +183,22 @@ class DistillTask(DetectionTask):
 def load_teachers(cfg: Config) -> Teachers | None:
     """The teachers that the flags name; None where nothing is learned from one.
 
-    Raises ValueError for files that cannot be used, classes that the teacher does not know, and a size it cannot see.
+    Raises ValueError for files that cannot be used, and a size that the teacher cannot see.
     """
     if not cfg.distill.is_on:
         return None
     if cfg.distill.teacher_cache and cfg.data.aug:
         raise ValueError("--teacher-cache: needs --no-aug; augmented pictures are new to the teacher in every epoch")
-    network, plan, backbone = None, None, None
+    network, section, labels, backbone = None, None, None, None
     if cfg.distill.teacher_ckpt:
-        network, plan = _load_network(cfg.distill.teacher_ckpt, cfg)
+        network, section, labels = _load_network(cfg.distill.teacher_ckpt, cfg)
     if cfg.distill.teacher_backbone:
         names = cfg.distill.teacher_backbone_arch, cfg.distill.teacher_backbone_norm
         backbone = load_backbone(cfg.distill.teacher_backbone, *names)
-    return Teachers(network, plan, backbone)
+    return Teachers(network, section, labels, backbone)
 
 
-def _load_network(path: str, cfg: Config) -> tuple[NetworkTeacher, TeacherPlan]:
+def _load_network(path: str, cfg: Config) -> tuple[NetworkTeacher, ModelConfig, LabelsConfig]:
     checkpoint = read_checkpoint(path, "--teacher-ckpt")
     section = _overridden(checkpoint.config.model, cfg.distill)
     model = build_model(section)
@@ -204,8 +212,7 @@ def _load_network(path: str, cfg: Config) -> tuple[NetworkTeacher, TeacherPlan]:
     if any(side % model.stride for side in size):
         shown = f"{size[0]}x{size[1]}"
         raise ValueError(f"--teacher-img-size {shown}: expected multiples of {model.stride}, the teacher's stride")
-    classes = _classes(checkpoint.config.labels, cfg.labels, path)
-    return NetworkTeacher(model, size, checkpoint.config.input.resize_mode), TeacherPlan(section, classes)
+    return NetworkTeacher(model, size, checkpoint.config.input.resize_mode), section, checkpoint.config.labels
 
 
 def _overridden(section: ModelConfig, cfg: DistillConfig) -> ModelConfig:
@@ -254,16 +261,20 @@ def _classes(teacher: LabelsConfig, student: LabelsConfig, path: str) -> list[in
 
 
 def build_distill_task(cfg: Config, student: Detector, teachers: Teachers | None, num_pictures: int) -> DetectionTask:
-    """The task of a resolved config; num_pictures are seen in an epoch."""
+    """The task of a resolved config; num_pictures are seen in an epoch.
+
+    Raises ValueError where a term is not defined for student and teacher, or a class unknown to the teacher.
+    """
     task = build_task(cfg, student)
     if teachers is None:
         return task
+    plan = teachers.plan(cfg)
     mine = _probe(student, cfg.input.img_size)
     theirs = None
     if teachers.network is not None:
         theirs = _probe(teachers.network, teachers.network.size)
         _check_shapes(cfg.distill, mine, theirs)
-        in_order = teachers.plan is not None and teachers.plan.classes == list(range(len(cfg.labels.class_names)))
+        in_order = plan is not None and plan.classes == list(range(len(cfg.labels.class_names)))
         if cfg.distill.distill_weight and not in_order:
             raise ValueError(
                 "--distill-weight: the teacher has the classes in another order; --distill-kl finds them by name"
@@ -274,10 +285,10 @@ def build_distill_task(cfg: Config, student: Detector, teachers: Teachers | None
         source = teachers.backbone.width if teachers.backbone is not None else 0
         widths = mine["features"].shape[1], source or (theirs or {})["features"].shape[1]
     total = cfg.optim.epochs * num_pictures
-    distillation = Distillation(cfg.distill, student.cfg, teachers.plan, widths, total)
-    if teachers.network is not None and teachers.plan is not None:
+    distillation = Distillation(cfg.distill, student.cfg, plan, widths, total)
+    if teachers.network is not None and plan is not None:
         how = "place by place" if distillation.compares_places(mine, theirs or {}) else "by their boxes"
-        log.info("teacher: %s at %dx%d, compared %s", teachers.plan.cfg.arch, *teachers.network.size, how)
+        log.info("teacher: %s at %dx%d, compared %s", plan.cfg.arch, *teachers.network.size, how)
     return DistillTask(task, teachers, distillation, cfg.input, grid)
 
 

@@ -13,6 +13,8 @@ from uhd.config.values import NMS_SIGMA, Suppression, parse_optional_path
 
 MAX_CACHE_PX = 2048
 MAX_BACKGROUND_SHARE = 0.9
+MAX_BACKGROUND_SHOWS = 4
+"""How often an epoch shows a picture without a box at most."""
 MAX_PIXELS = 2**28
 """The most that --max-pixels allows; OpenCV is told never to decode more (uhd.process)."""
 MAX_BOXES = 1_000_000
@@ -89,8 +91,8 @@ class DataConfig(Section):
     )
     background_share: float = option(
         0.3,
-        "Show training pictures without a box again, each at most 4 times an epoch, until they are this share of it: "
-        "fewer false alarms on empty scenes; 0 shows each picture once.",
+        f"Show training pictures without a box again, each at most {MAX_BACKGROUND_SHOWS} times an epoch, until they "
+        "are this share of it: fewer false alarms on empty scenes; 0 shows each picture once.",
         metavar="SHARE",
     )
     num_workers: int | None = option(

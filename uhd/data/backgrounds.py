@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from uhd.config.run import MAX_BACKGROUND_SHOWS
 from uhd.data.dataset import DetectionDataset
-
-MAX_SHOWS = 4
-"""How often an epoch shows a picture without a truth at most."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +29,9 @@ class Repeats:
 def repeated_backgrounds(dataset: DetectionDataset, share: float) -> Repeats | None:
     """What an epoch shows again so that pictures without a truth are this share (0 to 1) of it; None for nothing.
 
-    None is shown more than `MAX_SHOWS` times: a handful would be known by heart before it taught anything.
+    None is shown more than `MAX_BACKGROUND_SHOWS` times: a handful would be known by heart before it taught anything.
     """
     backgrounds = dataset.backgrounds()
     lacking = math.ceil((share * len(dataset) - len(backgrounds)) / (1 - share))
-    shows = min(lacking, (MAX_SHOWS - 1) * len(backgrounds))
+    shows = min(lacking, (MAX_BACKGROUND_SHOWS - 1) * len(backgrounds))
     return Repeats(backgrounds, shows) if shows > 0 else None
