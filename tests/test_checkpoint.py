@@ -21,7 +21,7 @@ from uhd.checkpoint import (
     remove_temporary_files,
     save_checkpoint,
 )
-from uhd.config import Config
+from uhd.config import Config, DataConfig
 from uhd.engine import sum_terms
 from uhd.models import build_model
 from uhd.optim import TrainState
@@ -107,6 +107,15 @@ def test_config_and_metrics_are_those_of_the_run(finished):
     for key, value in checkpoint.metrics.items():
         assert value == row[key] or (row[key] is None and np.isnan(value)), key
     assert checkpoint.state["last_map"] == row["val/mAP@0.5"]
+
+
+def test_a_file_from_before_a_setting_was_there_means_what_its_run_did(run_dir):
+    """Its epochs, resumed, are as long as they were, whatever the default of --background-share is now."""
+    content = torch.load(run_dir / "last.pt", weights_only=True)
+    del content["config"]["data"]["background_share"]
+    torch.save(content, run_dir / "old.pt")
+    assert DataConfig().background_share > 0
+    assert read_checkpoint(run_dir / "old.pt").config.data.background_share == 0
 
 
 @pytest.mark.parametrize("with_data", [True, False])

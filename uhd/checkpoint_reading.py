@@ -28,6 +28,8 @@ _MOST_CHARACTERS = 4096
 _SIZES = ("img_size", "teacher_img_size", "backbone_channels", "backbone_blocks")
 """Fields whose numbers the command line's parser keeps in range, not their section; and so it does with this one."""
 _STRIDES = (None, 4, 8, 16, 32)
+_BEFORE: dict[str, dict[str, Any]] = {"data": {"background_share": 0.0}}
+"""What runs did before there was a field for it, where its default does something else: they resume as they began."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def _read_config(values: Any) -> Config:
     for name in values.keys() & known.keys():
         _check_section(known[name], values[name])
     try:
-        cfg = Config.from_dict(values)
+        cfg = Config.from_dict({name: _BEFORE.get(name, {}) | section for name, section in values.items()})
     except (TypeError, AttributeError) as error:
         raise ValueError(f"a setting in it has a value of the wrong kind ({str(error)[:200]})") from None
     except ValueError as error:
