@@ -21,10 +21,10 @@ from pathlib import Path
 
 import torch
 
-from uhd import dist
-from uhd.augment import Pipeline, load_pipeline
+from uhd import dist, notices
+from uhd.augment import load_pipeline
 from uhd.checkpoint import Checkpoint, load_fitting, names_file
-from uhd.config import Config, DataConfig, Size
+from uhd.config import Config, Size
 from uhd.data.build import build_datasets
 from uhd.data.cache import available_cores
 from uhd.data.dataset import DetectionDataset
@@ -73,6 +73,7 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
         train_set, val_set = build_data(cfg, teachers.picture_size(cfg.input.img_size) if teachers else None)
     if checkpoint is None:
         cfg = name_classes(cfg, train_set)
+    notices.on_swaps(cfg, train_set)
     if cfg.run.inspect or cfg.run.preview_aug:
         if dist.is_main():
             show_data(cfg, train_set, val_set)
@@ -82,7 +83,7 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
     torch.manual_seed(cfg.data.seed)
     train_loader = None if cfg.run.val_only else loader_of(train_set, cfg, device, shuffle=True)
     if train_loader and cfg.data.background_share:
-        describe_backgrounds(train_set, train_loader, cfg)
+        notices.on_backgrounds(train_set, train_loader, cfg)
     student = build_model(cfg.model)
     if cfg.optim.sync_bn:
         dist.share_batch_statistics(student, device)
@@ -91,6 +92,8 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
     task = task.to(device).to(memory_format=torch.channels_last)
     describe_model(task, cfg)
     goes_on = bool(cfg.run.resume) and not cfg.run.val_only
+    if checkpoint and goes_on:
+        notices.on_changed_augmentation(cfg, checkpoint.path.parent)
     if checkpoint and not goes_on:
         load_weights(task, checkpoint, cfg)
     state = TrainState(cfg.optim, task, device)
@@ -188,7 +191,7 @@ def build_data(cfg: Config, train_size: Size | None = None) -> tuple[DetectionDa
     assert cfg.labels.classes is not None
     augments = cfg.data.aug and not cfg.run.val_only
     transform = load_pipeline(cfg.data.aug_config, cfg.labels.classes) if augments else None
-    check_augmentation(cfg, transform)
+    notices.on_augmentation(cfg, transform, train_size or cfg.input.img_size)
     if cfg.data.demo_data:
         write_demo_data(Path(cfg.data.image_dir), cfg.data.demo_data, cfg.data.seed, available_cores())
     need_train = not cfg.run.val_only
@@ -198,20 +201,6 @@ def build_data(cfg: Config, train_size: Size | None = None) -> tuple[DetectionDa
     if cfg.data.close_mosaic:
         train_set.close_mixing(cfg.optim.epochs - cfg.data.close_mosaic)
     return train_set, val_set
-
-
-def check_augmentation(cfg: Config, transform: Pipeline | None) -> None:
-    """Warns of settings that the augmentation leaves without effect; ValueError where there is nothing to preview."""
-    if cfg.run.preview_aug and not (transform and transform.ops):
-        reason = f"--aug-config {cfg.data.aug_config} turns nothing on" if transform else "the run is one with --no-aug"
-        raise ValueError(f"--preview-aug: {reason}")
-    if cfg.data.close_mosaic and transform and not transform.mixes:
-        log.warning("--close-mosaic has no effect: --aug-config %s mixes no pictures", cfg.data.aug_config)
-    elif transform and cfg.data.close_mosaic >= cfg.optim.epochs:
-        log.warning("--close-mosaic %d: no epoch of %d mixes pictures", cfg.data.close_mosaic, cfg.optim.epochs)
-    is_default = cfg.data.cache_px == DataConfig.cache_px
-    if transform and not is_default and not transform.needs_detail:
-        log.warning("--cache-px has no effect: no op of --aug-config %s gains by it", cfg.data.aug_config)
 
 
 def show_data(cfg: Config, train_set: DetectionDataset, val_set: DetectionDataset) -> None:
@@ -242,17 +231,6 @@ def describe_model(task: DetectionTask, cfg: Config) -> None:
     log.info(
         "%s: %s parameters, %s multiply-adds at %dx%d", cfg.model.arch, f"{size[0]:,}", f"{size[1]:,}", height, width
     )
-
-
-def describe_backgrounds(train_set: DetectionDataset, loader: BatchLoader, cfg: Config) -> None:
-    """One line on how often pictures without a box are shown, where that is more than once."""
-    backgrounds, shown = train_set.num_backgrounds, loader.batch_sampler.shown
-    if shown > len(train_set):
-        again = shown - len(train_set) + backgrounds
-        log.info("%d training pictures without a box are shown %d times in an epoch of %d", backgrounds, again, shown)
-    elif cfg.data.background_share != DataConfig.background_share:
-        numbers = cfg.data.background_share, backgrounds, len(train_set)
-        log.warning("--background-share %g has no effect: %d of %d training pictures are without a box", *numbers)
 
 
 def load_weights(task: DetectionTask, checkpoint: Checkpoint, cfg: Config) -> None:

@@ -156,6 +156,8 @@ def test_file_becomes_ops(text: str, expected: tuple[Op, ...], tmp_path: Path, c
         ("{RandomScale: {prob: 1, scale: 2}}", (RandomScale(prob=1.0),), ["RandomScale.scale ", "scale_range"]),
         ("{Mosaic: {prob: 1, min_visiblity: 1}}", (Mosaic(prob=1.0),), ["Mosaic.min_visiblity", "min_visibility"]),
         ("{7: 1}", (), ["7", "nearest"]),
+        ('{"Mos\\e[31maic\\nsecond line": 1}', (), [r"'Mos\x1b[31maic\nsecond line'"]),
+        ("{}\nMosaic: {prob: 1}\nother: 3", (), ["Mosaic", "beside data_augment"]),
         ("{RandomHSV: {prob: 1, hue_gian: 0.1}}", (RandomHSV(prob=1.0),), ["RandomHSV.hue_gian", "hue_gain"]),
         ("{RemoveOutliers: {area: 0.1}}", (RemoveOutliers(),), ["RemoveOutliers.area", "min_area"]),
         ("{HorizontalFlip: {prob: 1, mirrored_class: 0}}", (HorizontalFlip(prob=1.0),), ["mirrored_class"]),
@@ -182,6 +184,11 @@ def test_unknown_names_are_skipped_with_one_warning(
         pytest.param("data_augment: {a: [", ["YAML", "line 1"], id="bad YAML"),
         pytest.param("data_augment:\n  CLAHE: 1\n  CLAHE: 0.5", ["CLAHE", "twice", "line 3"], id="op twice"),
         pytest.param("data_augment: {CLAHE: {prob: 1, prob: 0}}", ["prob", "twice"], id="parameter twice"),
+        pytest.param("data_augment: {CLAHE: 2024-13-45}", ["line 1", "'2024-13-45'", "month"], id="no date"),
+        pytest.param("data_augment:\n  CLAHE: 0b_", ["line 2", "'0b_'"], id="no number"),
+        pytest.param(
+            "data_augment: {HorizontalFlip: {class_swap_map: {1: 2, 01: 3}}}", ["01 stands twice"], id="id twice"
+        ),
         pytest.param("data_augment: !!python/object:os.system {}", ["YAML"], id="code in YAML"),
         pytest.param("data_augment: {HorizontalFlip: 1.5}", ["HorizontalFlip.prob 1.5", "0 to 1"], id="prob > 1"),
         pytest.param("data_augment: {HorizontalFlip: {prob: -0.1}}", ["HorizontalFlip.prob -0.1"], id="prob < 0"),
@@ -228,6 +235,11 @@ def test_mistakes_in_the_file_are_named_in_one_line(text: str, named: list[str],
     message = str(caught.value)
     assert "\n" not in message
     assert all(part in message for part in [str(path), *named])
+
+
+def test_name_that_no_file_can_have_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^--aug-config aaa.*: cannot be read"):
+        load_pipeline("a" * 300, [0])
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

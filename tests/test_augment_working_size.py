@@ -56,11 +56,11 @@ def all_of(dataset: DetectionDataset, epoch: int = 0):
 
 @pytest.mark.parametrize("mode", typing.get_args(ResizeMode))
 def test_training_pictures_are_kept_larger_and_resized_at_the_end(folder: Path, mode: str) -> None:
-    dataset, _ = sets_of(folder, STILL, mode=mode, cache_px=80)
+    dataset, _ = sets_of(folder, STILL, mode=mode, cache_px=80)  # the next multiples of 32 and of 48
     images, targets = all_of(dataset)
     assert images.shape[1:] == (32, 48, 3)
     for i, path in enumerate(dataset.paths):
-        stored = load_resized(path, ImageSpec((80, 80), mode, reduced=mode == "opencv_inter_area"))[0]
+        stored = load_resized(path, ImageSpec((96, 96), mode, reduced=mode == "opencv_inter_area"))[0]
         assert np.array_equal(dataset[i].image, stored)
         assert np.array_equal(images[i], resize(stored, (32, 48), mode))
         real = targets.labels[i] != PADDING
@@ -70,11 +70,13 @@ def test_training_pictures_are_kept_larger_and_resized_at_the_end(folder: Path, 
 @pytest.mark.parametrize(
     ("transform", "size", "px", "stored"),
     [
-        pytest.param(STILL, (32, 48), 49, (49, 49), id="larger than both sides"),
+        pytest.param(STILL, (32, 48), 49, (64, 96), id="larger than both sides"),
         pytest.param(STILL, (32, 48), 48, (32, 48), id="as large as one"),
         pytest.param(STILL, (32, 48), 40, (32, 48), id="between them"),
         pytest.param(STILL, (32, 48), 1, (32, 48), id="smaller"),
-        pytest.param(STILL, (48, 32), 128, (128, 128), id="default"),
+        pytest.param(STILL, (48, 32), 128, (144, 128), id="default"),
+        pytest.param(STILL, (64, 64), 128, (128, 128), id="whole multiple"),
+        pytest.param(STILL, (48, 48), 97, (144, 144), id="one above a multiple"),
         pytest.param(Pipeline([RandomCrop(prob=0.01)]), (32, 32), 64, (64, 64), id="rare op"),
         pytest.param(Pipeline([RandomCrop(prob=0.0)]), (32, 32), 64, (32, 32), id="op that is off"),
         pytest.param(Pipeline([Mosaic(prob=1.0)]), (32, 32), 64, (64, 64), id="mosaic"),
@@ -93,6 +95,18 @@ def test_pictures_are_larger_only_where_an_op_gains_by_it(
     assert dataset[0].image.shape == (*stored, 3)
     assert all_of(dataset).images.shape[1:] == (*size, 3)
     assert all_of(validation).images.shape[1:] == (*size, 3)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 96), (112, 80)])
+def test_training_pictures_are_as_sharp_as_those_of_validation(folder: Path, size: tuple[int, int]) -> None:
+    """What no op moves is, of pictures that are shrunk to it, within rounding twice of what one step makes."""
+    dataset, _ = sets_of(folder, STILL, size, cache_px=128)
+    images = all_of(dataset).images.numpy().astype(int)
+    large = [i for i in range(len(dataset)) if dataset.sizes[i].min() >= 224]
+    assert large
+    for i in large:
+        once = load_resized(dataset.paths[i], ImageSpec(size, "opencv_inter_area"))[0]
+        assert np.abs(images[i] - once).max() <= 2
 
 
 @pytest.mark.parametrize("cache", ["ram", "disk", "none"])
@@ -229,7 +243,7 @@ def test_working_size_reaches_the_training_set(run, monkeypatch) -> None:
     monkeypatch.setattr(train, "build_datasets", build_and_note)
     run(epochs=1, cache_px=50)
     run(epochs=1)
-    assert shapes == [(50, 50), (32, 32), (128, 128), (32, 32)]
+    assert shapes == [(64, 64), (32, 32), (128, 128), (32, 32)]
 
 
 @pytest.mark.parametrize(
@@ -253,6 +267,7 @@ def test_value_that_cannot_be_is_one_line(refused, yolo_folder, flag, value, exp
         ("--close-mosaic 1", "{Mosaic: 1}", "no epoch of 1 mixes"),
         ("--cache-px 96", "{HorizontalFlip: 1}", "--cache-px has no effect"),
         ("--cache-px 96", "{RandomCrop: 1}", None),
+        ("--cache-px 32", "{RandomCrop: 1}", None),
     ],
 )
 def test_settings_without_effect_are_warned_of(run_train, yolo_folder, tmp_path, flags, augmentation, warning):

@@ -47,6 +47,7 @@ LAYERS: dict[str, int] = {
     "uhd.gradcam": 4,
     "uhd.inspection": 4,
     "uhd.preview": 4,
+    "uhd.notices": 4,
     "uhd.logger": 4,
     "uhd.optim": 4,
     "uhd.program": 4,

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from uhd import dist
+from uhd.augment.kept import keep_file
 from uhd.checkpoint import remove_temporary_files, save_checkpoint
 from uhd.config import Config
 from uhd.data.dataset import DetectionDataset
@@ -40,6 +41,8 @@ class Recorder:
         # First of all files: one that is killed before it leaves a folder that does not count as a run's.
         if self.state.epoch == 0:
             save_checkpoint(self.run_dir, self.cfg, self.state, {}, is_best=False)
+        if self.cfg.data.aug:
+            keep_file(self.cfg.data.aug_config, self.run_dir)
         self.run_log = RunLog(self.run_dir, self.cfg, self.state.epoch)
         log.info("run folder %s, device %s", self.run_dir, self.state.device)
         if dist.world_size() > 1:

@@ -43,7 +43,7 @@ from uhd.augment.photometric import (
 from uhd.augment.pipeline import Op, Pipeline, checks
 from uhd.augment.sample import Sample
 
-__all__ = ["OPS", "Op", "Pipeline", "RemoveOutliers", "Sample", "load_pipeline"]
+__all__ = ["OPS", "Op", "Pipeline", "RemoveOutliers", "Sample", "load_pipeline", "locate"]
 
 _LOG = logging.getLogger("uhd")
 
@@ -72,26 +72,32 @@ def load_pipeline(path: str | Path, classes: Sequence[int]) -> Pipeline:
     does not fit is a ValueError that names --aug-config and the file.
     """
     try:
-        ops = [
-            _build(name, value, path)
-            for name, value in read_entries(_locate(Path(path))).items()
-            if _is_known(name, path)
-        ]
+        entries, others = read_entries(locate(path))
+        for name in OPS.keys() & others:
+            _LOG.warning("--aug-config %s: %s stands beside data_augment, not under it, and is not applied", path, name)
+        ops = [_build(name, value, path) for name, value in entries.items() if _is_known(name, path)]
     except ValueError as error:
         raise ValueError(f"--aug-config {path}: {error}") from error
     return Pipeline([op.bind(classes) for op in ops])
 
 
-def _locate(path: Path) -> Path:
-    """The path itself, or where a relative one that is not in the working folder lies beside the package."""
+def locate(path: str | Path) -> Path:
+    """The path itself, or where a relative one that is not in the working folder lies beside the package.
+
+    ValueError where no file can have this name.
+    """
+    path = Path(path)
     beside = Path(__file__).resolve().parents[2] / path
-    return beside if not path.exists() and beside.is_file() else path
+    try:
+        return beside if not path.exists() and beside.is_file() else path
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from error
 
 
 def _is_known(name: object, path: str | Path) -> bool:
     if name in OPS:
         return True
-    _LOG.warning("--aug-config %s: unknown op %s is skipped (nearest: %s)", path, name, _nearest(name, OPS))
+    _LOG.warning("--aug-config %s: unknown op %s is skipped (nearest: %s)", path, _shown(name), _nearest(name, OPS))
     return False
 
 
@@ -103,13 +109,20 @@ def _build(name: str, value: Any, path: str | Path) -> Op:
     for key, item in given.items():
         if key not in known:
             nearest = _nearest(key, known)
-            _LOG.warning("--aug-config %s: unknown parameter %s.%s is skipped (nearest: %s)", path, name, key, nearest)
+            message = "--aug-config %s: unknown parameter %s.%s is skipped (nearest: %s)"
+            _LOG.warning(message, path, name, _shown(key), nearest)
             continue
         try:
             params[key] = known[key](item)
         except ValueError as error:
             raise ValueError(f"{name}.{key} {reprlib.repr(item)}: {error}") from error
     return op_type(**params)
+
+
+def _shown(name: object) -> str:
+    """A name in the file as it stands there; escaped where a terminal would not show it but obey it."""
+    text = str(name)
+    return text if text.isprintable() else reprlib.repr(text)
 
 
 def _nearest(name: object, known: Iterable[str]) -> str:

@@ -47,9 +47,21 @@ class _PlainLoader(yaml.SafeLoader):
         self._level -= 1
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """What a node stands for; ValueError names the line of one that looks like a number or a date and is none."""
+        try:
+            return super().construct_object(node, deep=deep)
+        except ValueError as error:
+            if not isinstance(node, yaml.ScalarNode):
+                raise
+            raise ValueError(f"line {node.start_mark.line + 1}: {node.value!r} is no value ({error})") from error
 
-def read_entries(path: Path) -> dict[Any, Any]:
-    """The `data_augment:` mapping of a file, of ops to what is said of them; ValueError for any other content."""
+
+def read_entries(path: Path) -> tuple[dict[Any, Any], set[Any]]:
+    """The `data_augment:` mapping of a file, of ops to what is said of them, and the keys that stand beside it.
+
+    ValueError for any other content.
+    """
     try:
         content = _parse(read_plain(path, MOST_BYTES).decode("utf-8"))
     except OSError as error:
@@ -64,7 +76,7 @@ def read_entries(path: Path) -> dict[Any, Any]:
     for name, value in {"data_augment": entries, **entries}.items():
         if isinstance(value, dict) and len(value) > MOST_ENTRIES:
             raise ValueError(f"{name}: {len(value):,} entries; expected at most {MOST_ENTRIES}")
-    return entries
+    return entries, content.keys() - {"data_augment"}
 
 
 def _parse(text: str) -> Any:
@@ -73,20 +85,21 @@ def _parse(text: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        content = loader.construct_document(node)
-        _check_repeated(node)
-        return content
+        _check_repeated(node, loader)
+        return loader.construct_document(node)
     finally:
         loader.dispose()
 
 
-def _check_repeated(node: yaml.Node) -> None:
-    """ValueError for a key that stands twice in a mapping: YAML's reader would silently keep the last."""
+def _check_repeated(node: yaml.Node, loader: _PlainLoader) -> None:
+    """ValueError for a key that stands twice in a mapping, of whatever spelling: YAML's reader would keep the last."""
     if not isinstance(node, yaml.MappingNode):
         return
     seen = set()
     for key, value in node.value:
-        if key.value in seen:
+        name = loader.construct_object(key) if isinstance(key, yaml.ScalarNode) else None
+        if name in seen:
             raise ValueError(f"{key.value} stands twice (line {key.start_mark.line + 1})")
-        seen.add(key.value)
-        _check_repeated(value)
+        if isinstance(key, yaml.ScalarNode):
+            seen.add(name)
+        _check_repeated(value, loader)

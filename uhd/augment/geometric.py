@@ -28,7 +28,7 @@ class HorizontalFlip(Op):
     """Mirrors the picture left to right.
 
     class_swap_map: (original id, id of its mirror image) pairs for classes that have sides, applied
-    as listed: a swap of two classes lists both directions.
+    as listed: a swap of two classes lists both directions. Ids as in --classes; the log names the classes.
     """
 
     class_swap_map: tuple[tuple[int, int], ...] = param((), class_map)

@@ -83,7 +83,8 @@ class DataConfig(Section):
     cache_px: int = option(
         128,
         "Side of the square that training pictures are kept at while they are augmented, so that a zoom or a crop "
-        "shows real detail; without effect where no augmentation gains by it, or at or below the input size.",
+        "shows real detail, rounded up to whole multiples of the input's sides; without effect where no augmentation "
+        "gains by it, or at or below the input size.",
         metavar="PX",
     )
     close_mosaic: int = option(

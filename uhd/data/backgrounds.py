@@ -27,7 +27,7 @@ class Repeats:
 
 
 def repeated_backgrounds(dataset: DetectionDataset, share: float) -> Repeats | None:
-    """What an epoch shows again so that pictures without a truth are this share (0 to 1) of it; None for nothing.
+    """What an epoch shows again so that pictures without a box are this share (0 to 1) of it; None for nothing.
 
     None is shown more than `MAX_BACKGROUND_SHOWS` times: a handful would be known by heart before it taught anything.
     """

@@ -150,12 +150,12 @@ class DetectionDataset(Dataset[Sample]):
 
     @property
     def num_backgrounds(self) -> int:
-        """Number of pictures without a truth."""
+        """Number of `backgrounds`."""
         return len(self.backgrounds())
 
     def backgrounds(self) -> NDArray[np.int64]:
-        """Indices of the pictures without a truth, in order."""
-        return np.setdiff1d(np.arange(len(self)), self._owners()[self.labels.values != IGNORED])
+        """Indices of the pictures without a box, in order; one with a crowd in it is no empty scene."""
+        return np.flatnonzero(self.labels.counts == 0)
 
     def truths(self) -> Ragged[np.float32]:
         """The boxes [g,4] of each picture without the regions that its annotations ignore."""
