@@ -72,14 +72,19 @@ def checkpoint(tmp_path_factory):
     return write_checkpoint(tmp_path_factory.mktemp("run"), make_config(img_size=(64, 64)))
 
 
-def test_pictures_of_a_folder(run_train, checkpoint, tmp_path):
-    for name, size in {"a.png": (30, 80), "deep/b.jpg": (600, 20), "c.bmp": (1, 1)}.items():
+@pytest.mark.parametrize("folder", ["in", "./deep/../in/", "ABSOLUTE"])
+def test_pictures_of_a_folder(run_train, checkpoint, tmp_path, folder):
+    sizes = {"a.png": (30, 80), "deep/b.jpg": (600, 20), "c.bmp": (1, 1), "c.png": (2, 2), "deep_b.png": (9, 9)}
+    (tmp_path / "deep").mkdir()
+    for name, size in sizes.items():
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(tmp_path / "in" / name), np.full((*size, 3), 90, np.uint8))
-    outcome = run_train("--ckpt", checkpoint, "--gradcam", tmp_path / "in", "--ckpt-out", tmp_path / "out")
+    outcome = run_train(
+        "--ckpt", checkpoint, "--gradcam", folder.replace("ABSOLUTE", f"{tmp_path}/in"), "--ckpt-out", "out"
+    )
     assert (outcome.code, outcome.errors) == (0, [])
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["gradcam_a.png", "gradcam_c.png", "gradcam_deep_b.png"]
+    assert written == [f"gradcam_{name}.png" for name in ("a", "c-2", "c", "deep_b-2", "deep_b")]
     for name in written:
         height, width = cv2.imread(str(tmp_path / "out" / name)).shape[:2]
         assert height > 100

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -126,21 +128,29 @@ def _under_heat(picture: Image, heat: Heat) -> Image:
 def explain_pictures(cfg: Config, checkpoint: Path, out_dir: Path) -> list[Path]:
     """Writes gradcam_NAME.png for the picture of --gradcam, or for each of its folder; returns the files.
 
+    NAME has the folders between, and a number where another picture has the same.
     Raises ValueError that names a picture which cannot be read, OSError where out_dir cannot be written to.
     """
     assert cfg.run.gradcam
     source = Path(cfg.run.gradcam)
     pictures = find_images(source, "--gradcam") if source.is_dir() else [str(source)]
     model, _ = load_model(checkpoint)
-    written = []
+    written: list[Path] = []
     for path in pictures:
         try:
             picture = read_image(path, limits=Limits.of(cfg.data))
         except ValueError as error:
             raise ValueError(f"--gradcam {error}") from None
         found = explain(model, resize(picture, cfg.input.img_size, cfg.input.resize_mode))
-        name = Path(path).relative_to(source).with_suffix("") if source.is_dir() else Path(source.stem)
-        file = out_dir / f"gradcam_{'_'.join(name.parts)}.png"
+        # A folder's pictures have absolute paths, however it was typed.
+        name = Path(os.path.relpath(path, source)).with_suffix("") if source.is_dir() else Path(source.stem)
+        file = _unused(out_dir / f"gradcam_{'_'.join(name.parts)}.png", written)
         save_png(file, draw_explanation(picture, found, cfg.labels.class_names))
         written.append(file)
     return written
+
+
+def _unused(file: Path, written: Sequence[Path]) -> Path:
+    """The file, or where it is one of those written the next of NAME-2, NAME-3, ... that is not."""
+    names = itertools.chain([file], (file.with_stem(f"{file.stem}-{number}") for number in itertools.count(2)))
+    return next(name for name in names if name not in written)
