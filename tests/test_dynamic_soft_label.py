@@ -105,6 +105,19 @@ def test_small_truths_inside_a_large_one_each_have_a_place_of_their_own(seed):
     assert {*truth.tolist()} == {-1, 0, 1, 2, 3}
 
 
+@pytest.mark.parametrize(("count", "seed"), [(2, 0), (8, 1), (12, 2)])
+def test_each_of_many_truths_has_a_place_wherever_they_lie(count, seed):
+    """100 pictures, 3 to 50 pixels a side, nested and overlapping, with boxes and scores of a fresh network."""
+    generator = torch.Generator().manual_seed(seed)
+    centre = torch.rand(100, count, 2, generator=generator)
+    side = (3 / SIZE) * (50 / 3) ** torch.rand(100, count, 2, generator=generator)
+    boxes = torch.cat([centre - side / 2, centre + side / 2], dim=2).clamp(0, 1)
+    found = predictions(batch=100, seed=seed)
+    found.scores[:] = 0.01
+    truth = assign(found, targets_of(*([(0, *box) for box in picture] for picture in boxes.tolist()))).truth
+    assert [set(row) >= set(range(count)) for row in truth.tolist()] == [True] * 100
+
+
 def test_a_truth_is_not_learned_inside_another_alone():
     """No place of the right half learns the left truth, however well its box fits."""
     found = predictions()
