@@ -137,6 +137,18 @@ def test_faint_alpha_counts_neither_for_the_box_nor_for_the_size():
         assert (cutout.alpha > 0).sum() > cutout.solid.sum() or threshold == 0.05
 
 
+def test_traces_all_over_the_file_cost_no_memory():
+    """A bar of 20x10 in a file of 3000x3000 with traces: enlarged whole it would have 3.6 billion pixels."""
+    alpha = np.full((3000, 3000), 1, np.uint8)
+    alpha[1500:1520, 1500:1510] = 255
+    rgba = np.dstack([np.full((3000, 3000, 3), 255, np.uint8), alpha])
+    for degrees, sides in ((0.0, (400, 200)), (90.0, (200, 400))):
+        cutout = cut_out(rgba, Pose(400.0, degrees), 0.0, 0.2)
+        box = box_of(cutout.solid)
+        assert (box.y2 - box.y1, box.x2 - box.x1) == pytest.approx(sides, abs=20)
+        assert max(cutout.alpha.shape) <= 3 * 400 + 40
+
+
 def test_colours_of_invisible_pixels_do_not_mix_in():
     """The white around the target would lighten its edge."""
     for pose in (Pose(33.0, 20.0), Pose(200.0, 20.0), Pose(50.0)):

@@ -61,7 +61,7 @@ def cut_out(rgba: RGBA, pose: Pose, feather: float, threshold: float) -> Cutout 
         return None
     scale = pose.side / max(seen.x2 - seen.x1, seen.y2 - seen.y1)
     fine = 2 if pose.degrees and pose.side <= _FINE_SIDE else 1
-    premultiplied = _premultiplied(_trimmed(rgba))
+    premultiplied = _premultiplied(_trimmed(rgba, seen))
     if pose.mirror_x:
         premultiplied = cv2.flip(premultiplied, 1)
     if pose.mirror_y:
@@ -89,11 +89,17 @@ def box_of(mask: Mask) -> Box | None:
     return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
 
-def _trimmed(rgba: RGBA) -> RGBA:
-    """Without the borders of which nothing is seen."""
+def _trimmed(rgba: RGBA, solid: Box) -> RGBA:
+    """Without the borders of which nothing is seen, or what is far from the solid part.
+
+    Programs that remove backgrounds leave traces all over; to enlarge them with a small target takes gigabytes.
+    """
     box = box_of(rgba[..., 3] > 0)
     assert box is not None
-    return rgba[box.y1 : box.y2, box.x1 : box.x2]
+    margin = max(solid.x2 - solid.x1, solid.y2 - solid.y1)
+    rows = slice(max(box.y1, solid.y1 - margin), min(box.y2, solid.y2 + margin))
+    columns = slice(max(box.x1, solid.x1 - margin), min(box.x2, solid.x2 + margin))
+    return rgba[rows, columns]
 
 
 def _premultiplied(rgba: RGBA) -> RGBA:
