@@ -178,7 +178,7 @@ def test_teacher_and_student_know_each_others_classes_by_the_names_of_annotation
 # --- what is neither truth nor background -----------------------------------------------------------
 
 
-def test_crowds_and_difficult_objects_are_ignored_regions(yolo_folder, tmp_path, caplog):
+def test_crowds_and_difficult_objects_are_ignored_regions_and_no_background(yolo_folder, tmp_path, caplog):
     data = yolo_folder([PERSON, PERSON_AND_CHAIR, ""])
     content = json.loads(write_coco(data, tmp_path / "x.json", ("person", "chair")).read_text())
     content["annotations"][0]["iscrowd"] = 1
@@ -192,7 +192,7 @@ def test_crowds_and_difficult_objects_are_ignored_regions(yolo_folder, tmp_path,
     for found in (tmp_path / "x.json", text):
         dataset = read(data, found, labels)
         assert dataset.labels.values.tolist() == [IGNORED, 0]
-        assert (dataset.num_boxes, dataset.num_backgrounds, dataset.problems.ignored) == (1, 2, 1)
+        assert (dataset.num_boxes, dataset.num_backgrounds, dataset.problems.ignored) == (1, 1, 1)
         assert len(dataset.truths().values) == len(dataset.taught_boxes().values) == 1
 
 
@@ -371,6 +371,43 @@ def test_malformed_boxes_stop_the_program_or_are_left_out(refused, accepted, yol
         outcome = accepted(*flags, "--skip-bad-labels")
         assert any("1 bad lines dropped" in line for line in outcome.warnings)
         assert any(f"training: 3 pictures, {3 if name == 'x.csv' else 2} boxes" in line for line in outcome.out)
+
+
+def test_xml_of_pictures_that_were_renamed_is_found_by_its_own_name(yolo_folder, tmp_path, caplog):
+    data = yolo_folder([PERSON] * 4)
+    found = write_voc(data, tmp_path / "xml")
+    for index, stale in enumerate(("000.jpg", "001.PNG", "IMG_7.jpg", "003.png")):
+        file = found / f"{index:03}.xml"
+        file.write_text(file.read_text().replace(f"{index:03}.png", stale))
+    with caplog.at_level("WARNING", logger="uhd"):
+        dataset = read(data, found)
+    assert [len(boxes) for boxes in dataset.boxes] == [1, 1, 1, 1]
+    assert not [record for record in caplog.records if "--annotations" in record.message]
+
+
+def test_annotations_of_other_pictures_than_those_given_are_told_of(yolo_folder, tmp_path, caplog):
+    data = yolo_folder([PERSON] * 3)
+    table = write_csv(data, tmp_path / "x.csv")
+    table.write_text(table.read_text().replace("001.png", "other.png"))
+    with caplog.at_level("WARNING", logger="uhd"):
+        dataset = read(data, table)
+    assert dataset.num_backgrounds == 1
+    (record,) = [record for record in caplog.records if "--annotations" in record.message]
+    said = ("1 of its pictures are none of those given, first other.png", "1 of those given are not in it", "001.png")
+    assert all(part in record.message for part in said)
+
+
+def test_picture_of_an_xml_file_that_is_left_out_is_no_background(refused, accepted, yolo_folder, tmp_path):
+    data = yolo_folder([PERSON] * 4)
+    (data / "003.png").rename(data / "deep.png")
+    found = write_voc(data, tmp_path / "xml")
+    (found / "001.xml").write_text("<annotation><object>")
+    flags = ("--image-dir", "data", "--annotations", "xml", "--train-split", "1", "--val-split", "0")
+    refused(*flags, mentions=("001.xml:1", "--skip-bad-labels"))
+    outcome = accepted(*flags, "--skip-bad-labels")
+    assert any("1 files of annotations are left out with their pictures" in line for line in outcome.warnings)
+    assert any("1 pictures are not listed" in line and "001.png" in line for line in outcome.warnings)
+    assert any("training: 3 pictures, 2 boxes, 1 pictures without a box" in line for line in outcome.out)
 
 
 def test_demo_data_and_annotations_exclude_each_other(refused):

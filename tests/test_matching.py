@@ -45,6 +45,24 @@ def test_matching(paths, names, expected):
 
 
 @pytest.mark.parametrize(
+    ("paths", "names", "expected"),
+    [
+        (["/d/a.jpg"], [("x.png", "a")], {"/d/a.jpg": 0}),
+        (["/d/s/a.jpg", "/d/t/a.jpg"], [("x.png", "s/a", "a")], {"/d/s/a.jpg": 0}),
+        # Two files that name each other's picture: what they say of it counts more than what they are called.
+        (["/d/a.jpg", "/d/b.jpg"], [("b.jpg", "a"), ("a.jpg", "b")], {"/d/a.jpg": 1, "/d/b.jpg": 0}),
+        # One that has its picture takes no second one.
+        (["/d/a.jpg", "/d/b.jpg"], [("b.jpg", "a")], {"/d/b.jpg": 0}),
+        # Two claim one picture: neither gets it.
+        (["/d/a.jpg"], [("x.png", "s/a", "a"), ("y.png", "t/a", "a")], {}),
+    ],
+)
+def test_other_names_serve_among_what_is_left_over(paths, names, expected):
+    pictures = [Picture((name,), None, rows_of([]), other_names=tuple(others)) for name, *others in names]
+    assert match_pictures(paths, pictures, ("/d",)) == expected
+
+
+@pytest.mark.parametrize(
     ("paths", "names", "problem"),
     [
         (["/d/s/a.jpg", "/d/t/a.jpg"], ["a.jpg"], "'a.jpg' stands for 2 pictures, first /d/s/a.jpg and /d/t/a.jpg"),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from uhd.config import DataConfig
 from uhd.data.formats import AnnotationSet, Picture, read_annotations, xml_files
+from uhd.data.formats.base import plain_name, rows_of
+from uhd.data.formats.voc import own_names
 from uhd.data.matching import match_pictures
 
 FLAG = "--annotations"
@@ -31,6 +33,7 @@ class AnnotationSource:
         self._skip_bad = skip_bad
         self._content: AnnotationSet | None = None
         self._of: dict[str, int] = {}
+        self._refused: set[str] = set()
 
     @classmethod
     def of(cls, cfg: DataConfig, pictures: Sequence[str]) -> AnnotationSource | None:
@@ -56,7 +59,8 @@ class AnnotationSource:
             raise ValueError(f"{FLAG} {self.path}: no such file or folder (looked for {os.path.abspath(self.path)})")
         if not os.path.isdir(self.path):
             return _state(self.path)
-        digest, total = hashlib.sha256(), 0
+        # The number goes up when the files' names lead to other pictures than they did.
+        digest, total = hashlib.sha256(b"2"), 0
         for file in xml_files(self.path):
             size, time = _state(file)
             digest.update(repr((file, size, time)).encode("utf-8", "surrogatepass"))
@@ -69,8 +73,11 @@ class AnnotationSource:
         return content.pictures[self._of[path]] if path in self._of else None
 
     def leaves_out(self, path: str) -> bool:
-        """Whether the picture at an absolute path was never labelled, instead of being empty."""
-        return self._read().lists_pictures and path not in self._of
+        """Whether nobody knows what is in the picture at an absolute path, instead of that nothing is.
+
+        It was never labelled, or its file is one of those that --skip-bad-labels leaves out.
+        """
+        return (self._read().lists_pictures and path not in self._of) or path in self._refused
 
     def load(self) -> None:
         """Reads them, if that is still to be done.
@@ -85,6 +92,8 @@ class AnnotationSource:
             self._check_refused(content)
             try:
                 self._of = match_pictures(self._pictures, content.pictures, self._roots)
+                unclaimed = [path for path in self._pictures if path not in self._of]
+                self._refused = set(match_pictures(unclaimed, self._pictures_of_refused(content), self._roots))
             except ValueError as error:
                 raise ValueError(f"{FLAG} {self.path}: {error}") from None
             if not self._of:
@@ -105,7 +114,12 @@ class AnnotationSource:
         if not self._skip_bad:
             more = f"; {len(content.refused)} such files" if len(content.refused) > 1 else ""
             raise ValueError(f"{said}{more} (--skip-bad-labels leaves out what is wrong)")
-        _log.warning("%d files of annotations are left out, first %s", len(content.refused), said)
+        _log.warning("%d files of annotations are left out with their pictures, first %s", len(content.refused), said)
+
+    def _pictures_of_refused(self, content: AnnotationSet) -> list[Picture]:
+        """The pictures of the files that could not be read, by the files' names."""
+        names = (os.path.splitext(os.path.relpath(line.file, self.path))[0] for line in content.refused)
+        return [Picture(own_names(plain_name(name)), None, rows_of([])) for name in names]
 
     def _describe(self, content: AnnotationSet) -> None:
         ignored = sum(int((picture.rows[:, 0] < 0).sum()) for picture in content.pictures)
@@ -122,6 +136,16 @@ class AnnotationSource:
             shown = ", ".join(f"{i} {name}" for i, name in enumerate(content.class_names[:100]))
             more = f" and {len(content.class_names) - 100} more" if len(content.class_names) > 100 else ""
             _log.info("%s: its classes are %s%s", FLAG, shown, more)
+        claimed = set(self._of.values())
+        strangers = [index for index in range(len(content.pictures)) if index not in claimed]
+        lacking = [path for path in self._pictures if path not in self._of and path not in self._refused]
+        if strangers and lacking and not content.lists_pictures:
+            _log.warning(
+                "%s %s: %d of its pictures are none of those given, first %s, and %d of those given are not in it and "
+                "count as empty, first %s",
+                *(FLAG, self.path, len(strangers), content.pictures[strangers[0]].names[0]),
+                *(len(lacking), lacking[0]),
+            )
         for remark in content.remarks:
             _log.warning("%s %s: %s", FLAG, self.path, remark)
 

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from uhd.config import ConvertConfig, read_names
 from uhd.data.formats import AnnotationSet, Picture, read_annotations, xml_files
-from uhd.data.formats.base import rows_of
+from uhd.data.formats.base import MAX_SIDE, rows_of
 from uhd.data.formats.coco import write_coco
-from uhd.data.formats.table import write_csv
+from uhd.data.formats.table import is_id, write_csv
 from uhd.data.formats.voc import write_voc
 from uhd.data.formats.yolo import NAMES_FILES, write_names, write_yolo
 from uhd.data.labels import read_labels, shortened
@@ -186,7 +186,13 @@ def _names_of_ids(content: AnnotationSet, listed: list[str] | None, cfg: Convert
 
 
 def _check(content: AnnotationSet, cfg: ConvertConfig) -> None:
-    """ValueError for a malformed box, a size that is not known, and a name that leads out of the folder."""
+    """ValueError for a malformed box, a size that is not known, and names that the format cannot hold."""
+    for name in content.class_names:
+        if not name.isprintable():
+            raise ValueError(f"--from {cfg.from_}: the class name {name!a:.100} has characters that are no letters")
+        if cfg.to == "csv" and is_id(name):
+            raise ValueError(f"--to csv: the class name {name!r:.100} would be read back as a class id")
+    empty = 0
     for picture in content.pictures:
         if picture.bad_lines:
             bad = picture.bad_lines[0]
@@ -199,6 +205,11 @@ def _check(content: AnnotationSet, cfg: ConvertConfig) -> None:
             raise ValueError(
                 f"--from: {shortened(picture.names[0])} leads out of its folder; expected names without .."
             )
+        height, width = picture.size or (MAX_SIDE, MAX_SIDE)
+        corners = picture.rows[:, 1:].clip(0, [width, height, width, height])
+        empty += int((corners[:, 2:] <= corners[:, :2]).any(axis=1).sum())
+    if empty:
+        _log.warning("%d boxes have no area inside their pictures; training drops such boxes", empty)
 
 
 def _write(content: AnnotationSet, cfg: ConvertConfig) -> int:

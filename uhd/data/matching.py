@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from uhd.data.formats.base import Picture, plain_name
 from uhd.data.labels import shortened
@@ -15,9 +15,20 @@ def match_pictures(paths: Sequence[str], pictures: Sequence[Picture], roots: Seq
 
     A name stands for the picture whose path ends in it: `b/c.jpg` for `/a/b/c.jpg`, also without the suffix, and the
     longest name counts. Of several paths that end in a name it is the one that has that name below one of the folders
-    roots. Raises ValueError where that leaves several.
+    roots. Raises ValueError where that leaves several. Among what is left over on both sides the other names count.
     """
-    owners = _by_name(pictures)
+    found = _matched(paths, _by_name(pictures), pictures, roots)
+    claimed = set(found.values())
+    others = _unique((index, picture.other_names) for index, picture in enumerate(pictures) if index not in claimed)
+    return found | _matched([path for path in paths if path not in found], others, pictures, roots)
+
+
+def _matched(
+    paths: Sequence[str], owners: Mapping[str, int], pictures: Sequence[Picture], roots: Sequence[str]
+) -> dict[str, int]:
+    """Each path whose endings are names, with the picture of the longest of them; owners: the picture of each name."""
+    if not owners:
+        return {}
     claims: dict[int, list[tuple[int, bool, str]]] = {}
     for path in paths:
         exact = {plain_name(os.path.relpath(path, root)) for root in roots}
@@ -37,12 +48,14 @@ def _by_name(pictures: Sequence[Picture]) -> dict[str, int]:
         if first != index:
             files = " and ".join(shortened_path(pictures[i].file) for i in (first, index))
             raise ValueError(f"{files} are both of {shortened(picture.names[0])}; expected one file a picture")
-    counts = Counter(name for picture in pictures for name in picture.names[1:])
-    for index, picture in enumerate(pictures):
-        for name in picture.names[1:]:
-            if counts[name] == 1:
-                owners.setdefault(name, index)
-    return owners
+    return _unique((index, picture.names[1:]) for index, picture in enumerate(pictures)) | owners
+
+
+def _unique(names: Iterable[tuple[int, Sequence[str]]]) -> dict[str, int]:
+    """The picture of each name that only one of them has."""
+    pairs = [(name, index) for index, of_picture in names for name in of_picture]
+    counts = Counter(name for name, _ in pairs)
+    return {name: index for name, index in pairs if counts[name] == 1}
 
 
 def _endings(path: str) -> Iterator[str]:

@@ -39,6 +39,7 @@ class Picture:
     """What annotations say of one picture.
 
     names: of its file, with `/` between folders; the first is the best, the others serve where it leads to no picture.
+    other_names: what it may be called besides, which counts where nothing else claims the picture.
     size: (height, width) where the annotations tell it. rows [k,5] float64 (class, x1, y1, x2, y2) in pixels, with the
     class `ignored_class(c)` for a region that is to be ignored. place: where the picture stands in the file. file: its
     own file, where it has one.
@@ -50,6 +51,7 @@ class Picture:
     bad_lines: tuple[BadLine, ...] = ()
     place: str = ""
     file: str = ""
+    other_names: tuple[str, ...] = ()
 
     def label_rows(self, size: Size, limits: Limits) -> LabelRows:
         """The boxes as shares of the picture's size; one bad line where that is another one, or boxes are too many."""
@@ -123,6 +125,13 @@ def in_order_of_names(names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, 
     """The different names, sorted, and the class of each."""
     unique = tuple(sorted(set(names)))
     return unique, {name: index for index, name in enumerate(unique)}
+
+
+def check_corners(left: float, top: float, right: float, bottom: float) -> None:
+    """ValueError for corners in the wrong order. A box without an area is sound: it is dropped and counted later."""
+    for low, high, names in ((left, right, ("xmin", "xmax")), (top, bottom, ("ymin", "ymax"))):
+        if high < low:
+            raise ValueError(f"{names[1]} {high:g} is below {names[0]} {low:g}")
 
 
 def plain_name(name: str) -> str:

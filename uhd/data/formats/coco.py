@@ -95,14 +95,14 @@ def _image(number: int, picture: Picture) -> Json:
 def _load(data: bytes, source: str) -> Any:
     try:
         # Dropped one by one: an outline takes many times the memory of its box.
-        return json.loads(data.decode("utf-8-sig"), object_hook=_without_outlines, parse_constant=_refuse_constant)
+        return json.loads(data.decode("utf-8-sig"), object_hook=_without_outlines, parse_constant=float)
     except UnicodeDecodeError:
         raise ValueError(f"{source}: not a text file; expected JSON") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{source}:{error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
     except RecursionError:
         raise ValueError(f"{source}: nested too deep; expected lists of images, annotations and categories") from None
-    except ValueError as error:  # nan, or an integer of thousands of digits
+    except ValueError as error:  # an integer of thousands of digits
         raise ValueError(f"{source}: {str(error)[:_MOST_REMARKED]}; expected JSON with plain numbers") from None
 
 
@@ -110,10 +110,6 @@ def _without_outlines(found: Json) -> Json:
     for name in _UNUSED:
         found.pop(name, None)
     return found
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number")
 
 
 def _objects(content: Json, name: str, source: str) -> list[Json]:
@@ -186,6 +182,9 @@ def _read_box(annotation: Json, classes: dict[int, int]) -> Box:
         problem = "missing" if bbox is None else f"{_kind(bbox)} is no box"
         raise ValueError(f".bbox: {problem}; expected four numbers: left, top, width, height")
     left, top, width, height = (_coordinate(value, f".bbox[{i}]") for i, value in enumerate(bbox))
+    for i, (side, length) in enumerate((("width", width), ("height", height)), start=2):
+        if length < 0:
+            raise ValueError(f".bbox[{i}]: a {side} of {length:g}; expected at least 0")
     marks = [annotation.get(name, 0) for name in ("iscrowd", "ignore")]
     for name, mark in zip(("iscrowd", "ignore"), marks, strict=True):
         if mark not in (0, 1):

@@ -14,6 +14,7 @@ from uhd.data.formats.base import (
     AnnotationSet,
     Box,
     Picture,
+    check_corners,
     coordinate,
     in_order_of_names,
     pixels,
@@ -50,7 +51,7 @@ def parse_csv(data: bytes, source: str) -> AnnotationSet:
         except ValueError as error:
             bad_lines.append(BadLine(number, str(error)))
             continue
-        numbered = _is_id(row.label) if numbered is None else numbered
+        numbered = is_id(row.label) if numbered is None else numbered
         of_picture.append(row)
     if numbered is False:
         class_names, classes = in_order_of_names([row.label for found in rows.values() for row in found])
@@ -105,13 +106,15 @@ def _read_row(name: str, fields: list[str], numbered: bool | None) -> _Row:
     label = fields[1].strip()
     if not label:
         raise ValueError("no label; expected a class id or name")
-    if numbered and not _is_id(label):
+    if numbered and not is_id(label):
         raise ValueError(f"label {shortened(label)} is not an integer >= 0, as the first label is")
-    if (numbered or numbered is None) and _is_id(label) and (len(label) > 10 or int(label) > MAX_CLASS):
+    if (numbered or numbered is None) and is_id(label) and (len(label) > 10 or int(label) > MAX_CLASS):
         raise ValueError(f"label {shortened(label)} is too large; expected at most {MAX_CLASS}")
     left, top, right, bottom = (coordinate(text, column) for text, column in zip(fields[2:], HEADER[2:], strict=True))
+    check_corners(left, top, right, bottom)
     return _Row(name, label, Box(0, left, top, right, bottom))
 
 
-def _is_id(label: str) -> bool:
+def is_id(label: str) -> bool:
+    """Whether a label is a class id; a class whose name is one cannot be written by its name."""
     return label.isascii() and label.isdigit()

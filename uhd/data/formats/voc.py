@@ -6,6 +6,7 @@ object that is marked `difficult` is a region to be ignored, as VOC's own evalua
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -18,6 +19,7 @@ from uhd.data.formats.base import (
     Box,
     Picture,
     Size,
+    check_corners,
     coordinate,
     in_order_of_names,
     pixels,
@@ -61,6 +63,7 @@ class VocFile:
     boxes: tuple[tuple[str, Box], ...]
     bad_lines: tuple[BadLine, ...]
     file: str
+    other_names: tuple[str, ...] = ()
 
 
 def parse_voc(data: bytes, file: str, name: str) -> VocFile:
@@ -80,12 +83,20 @@ def parse_voc(data: bytes, file: str, name: str) -> VocFile:
         except ValueError as error:
             bad.append(BadLine(found.line, str(error), file))
     filename = plain_name(texts.get("filename", ""))
+    own, others = own_names(name), tuple[str, ...]()
     if not PurePosixPath(filename).suffix:  # nameless, or only the number of the picture
-        names: tuple[str, ...] = (name, PurePosixPath(name).name)
+        names = own
     else:
         folder = str(PurePosixPath(name).parent)
         names = (filename,) if folder == "." else (f"{folder}/{filename}", filename)
-    return VocFile(names, _read_size(texts, reader.picture.line), tuple(boxes), tuple(bad), file)
+        # Pictures are converted and renamed more often than what stands in their files.
+        others = tuple(dict.fromkeys([*own, *(os.path.splitext(each)[0] for each in names)]))
+    return VocFile(names, _read_size(texts, reader.picture.line), tuple(boxes), tuple(bad), file, others)
+
+
+def own_names(name: str) -> tuple[str, ...]:
+    """What the picture of an XML file is called after that file's name (see `parse_voc`)."""
+    return name, PurePosixPath(name).name
 
 
 def join_voc(files: Sequence[VocFile], refused: Sequence[BadLine] = ()) -> AnnotationSet:
@@ -98,6 +109,7 @@ def join_voc(files: Sequence[VocFile], refused: Sequence[BadLine] = ()) -> Annot
             rows_of(box._replace(label=classes[name]) for name, box in each.boxes),
             each.bad_lines,
             file=each.file,
+            other_names=each.other_names,
         )
         for each in files
     ]
@@ -201,6 +213,10 @@ def _read_object(texts: dict[str, str]) -> tuple[str, Box]:
     if difficult not in ("", "0", "1"):
         raise ValueError(f"difficult: {shortened(difficult)}; expected 0 or 1")
     left, top, right, bottom = (coordinate(texts[corner], corner) for corner in _CORNERS)
+    try:
+        check_corners(left, top, right, bottom)
+    except ValueError as error:
+        raise ValueError(f"object {shortened(name)}: {error}") from None
     return name, Box(0, left, top, right, bottom, ignored=difficult == "1")
 
 
