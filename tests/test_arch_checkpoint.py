@@ -117,6 +117,17 @@ def test_training_values_of_the_new_heads_come_with_a_resumed_run(saved):
     assert beside(saved["transformer"], "--resume", "--loss-weight-l1 4").loss.loss_weight_l1 == 4
 
 
+@pytest.mark.parametrize(("flag", "value"), [("--nanodet-aux-width", 64), ("--nanodet-aux-depth", 3)])
+def test_what_only_training_has_weights_for_is_fixed_while_a_run_goes_on(flag, value, saved):
+    field = flag[2:].replace("-", "_")
+    own = getattr(parse(SAVED["nanodet"]).model, field)
+    with pytest.raises(ValueError, match=f"{flag} {value}: .*nanodet.pt was trained with {own}"):
+        beside(saved["nanodet"], "--resume", f"{flag} {value}")
+    assert beside(saved["nanodet"], "--resume", f"{flag} {own}") == beside(saved["nanodet"], "--resume")
+    for way in ("--ckpt", "--val-only --ckpt"):
+        assert getattr(beside(saved["nanodet"], way, f"{flag} {value}").model, field) == value
+
+
 @pytest.mark.parametrize(("name", "size"), [("transformer", "33x47"), ("center", "32x48"), ("resnet", "32x48")])
 def test_size_is_free_for_validation_only(name, size, saved):
     assert beside(saved[name], "--val-only --ckpt", f"--img-size {size}").model == beside(saved[name], "--ckpt").model

@@ -209,9 +209,12 @@ def _load_network(path: str, cfg: Config) -> tuple[NetworkTeacher, ModelConfig, 
         changed = _first_change(checkpoint.config.model, section, cfg.distill)
         raise ValueError(changed or str(error)) from None
     size = cfg.distill.teacher_img_size or checkpoint.config.input.img_size
-    if any(side % model.stride for side in size):
-        shown = f"{size[0]}x{size[1]}"
-        raise ValueError(f"--teacher-img-size {shown}: expected multiples of {model.stride}, the teacher's stride")
+    valid = section.next_size(size)
+    if valid != size:
+        raise ValueError(
+            f"--teacher-img-size {size[0]}x{size[1]}: expected multiples of {section.stride}, the teacher's stride; "
+            f"the next valid size is {valid[0]}x{valid[1]}"
+        )
     return NetworkTeacher(model, size, checkpoint.config.input.resize_mode), section, checkpoint.config.labels
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from uhd.config import (
@@ -16,6 +17,7 @@ from uhd.config import (
     LabelsConfig,
     ModelConfig,
     RunConfig,
+    Scope,
     Section,
     field_scope,
     flag_of,
@@ -142,7 +144,7 @@ def finish(cfg: Config) -> Config:
     """Fills in what follows from the flags alone: classes, names, output stride; checks sizes that depend on them."""
     labels = cfg.labels if cfg.labels.class_names else cfg.labels.resolved()
     model = dataclasses.replace(cfg.model, num_classes=len(labels.class_names)).completed()
-    _check_img_size(cfg.input.img_size, model.stride)
+    _check_img_size(cfg.input.img_size, model)
     evaluation = cfg.eval
     if evaluation.coco_per_class and not evaluation.coco_eval:
         evaluation = dataclasses.replace(evaluation, coco_eval=True)
@@ -151,12 +153,13 @@ def finish(cfg: Config) -> Config:
     return dataclasses.replace(cfg, labels=labels, model=model, eval=evaluation)
 
 
-def _check_img_size(size: tuple[int, int], stride: int) -> None:
-    valid = tuple(-(-side // stride) * stride for side in size)
+def _check_img_size(size: tuple[int, int], model: ModelConfig) -> None:
+    valid = model.next_size(size)
     if valid != size:
+        least = f" and at least {model.shortest_side}" if min(size) < model.shortest_side else ""
         raise ValueError(
-            f"--img-size {size[0]}x{size[1]}: each side must be a multiple of the output stride {stride}; "
-            f"the next valid size is {valid[0]}x{valid[1]}"
+            f"--img-size {size[0]}x{size[1]}: each side must be a multiple of the output stride {model.stride}{least}"
+            f"; the next valid size is {valid[0]}x{valid[1]}"
         )
 
 
@@ -215,13 +218,14 @@ def _fixed_section(name: str, typed: Typed, checkpoint: Checkpoint, free: set[st
             raise ValueError(f"--arch {typed['arch']}: {checkpoint.path} holds a {base.arch}")
         return _section(name, typed)
     if not run.ckpt_non_strict:
-        _check_agreement(base, typed, checkpoint, free)
+        fixed: set[Scope] = {"weights", "criterion"} if run.resume and not run.val_only else {"weights"}
+        _check_agreement(base, typed, checkpoint, free, fixed)
     own = _flag_fields_of(base)
     if name == "model" and run.ckpt_non_strict:
         changed = {key: typed[key] for key in own.keys() & typed.keys() if typed[key] != getattr(base, key)}
         base = base.beside(changed)
     kept = run.resume or run.val_only
-    defaults = {key: f.default for key, f in own.items() if field_scope(type(base), f) == "training" and not kept}
+    defaults = {key: f.default for key, f in own.items() if field_scope(type(base), f) != "weights" and not kept}
     section = _section(name, {**defaults, **typed}, base)
     if name == "model" and run.ckpt_non_strict and not typed.get("anchors"):
         section = _without_stale_anchors(section, base, recompute=bool(typed.get("auto_anchors")))
@@ -232,11 +236,17 @@ def _flag_fields_of(base: Section) -> dict[str, dataclasses.Field[Any]]:
     return {f.name: f for f in dataclasses.fields(base) if "help" in f.metadata or f.name == "arch"}
 
 
-def _check_agreement(base: Section, typed: Typed, checkpoint: Checkpoint, free: set[str]) -> None:
-    """ValueError for a typed value that fixes the weights, is not free, and is not the checkpoint's."""
+def _check_agreement(
+    base: Section,
+    typed: Typed,
+    checkpoint: Checkpoint,
+    free: set[str],
+    fixed: Collection[Scope] = frozenset({"weights"}),
+) -> None:
+    """ValueError for a typed value of a scope that is fixed, which is not free, and is not the checkpoint's."""
     own = _flag_fields_of(base)
     for key in sorted(own.keys() & typed.keys() - free):
-        if field_scope(type(base), own[key]) == "weights" and typed[key] != getattr(base, key):
+        if field_scope(type(base), own[key]) in fixed and typed[key] != getattr(base, key):
             asked, saved = (
                 show(value, "x" if key == "img_size" else ",") for value in (typed[key], getattr(base, key))
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from uhd.config.options import Head, Scope, Section, derived, option
-from uhd.config.values import Pairs, parse_activation, parse_anchors, parse_stride
+from uhd.config.values import Pairs, Size, parse_activation, parse_anchors, parse_stride
 
 MAX_WIDTH = 4096
 
@@ -44,6 +44,16 @@ class ModelConfig(Section, ABC):
     def stride(self) -> int:
         """What each side of the input must be a multiple of, in pixels."""
         return 1
+
+    @property
+    def shortest_side(self) -> int:
+        """Pixels that each side of the input must have at least."""
+        return 1
+
+    def next_size(self, size: Size) -> Size:
+        """The size itself where the network can have it, or the next one that it can."""
+        height, width = (max(-(-side // self.stride) * self.stride, self.shortest_side) for side in size)
+        return height, width
 
     def completed(self) -> ModelConfig:
         """With the fields filled in that follow from the others."""

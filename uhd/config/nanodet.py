@@ -50,10 +50,10 @@ class NanoDetConfig(ModelConfig):
         "plus", "Blocks of the neck: plus multiplies its two branches (ghost2former), normal adds them (ghost_res)."
     )
     nanodet_aux_width: int = option(
-        96, "Channels of the head that only training has; in multiples of 32.", scope="training"
+        96, "Channels of the head that only training has; in multiples of 32.", scope="criterion"
     )
     nanodet_aux_depth: int = option(
-        2, "Convolutions in each of its two branches before the last one.", scope="training"
+        2, "Convolutions in each of its two branches before the last one.", scope="criterion"
     )
 
     def __post_init__(self) -> None:

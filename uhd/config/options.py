@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-Scope = Literal["weights", "training", "session"]
+Scope = Literal["weights", "criterion", "training", "session"]
 """Where a value comes from when a checkpoint is loaded.
 
-weights: fixes the network; always the checkpoint's. training: the checkpoint's on --resume and
---val-only unless typed. session: never the checkpoint's.
+weights: fixes the network; always the checkpoint's. criterion: fixes what only training has weights for; always the
+checkpoint's on --resume, else as training. training: the checkpoint's on --resume and --val-only unless typed. session:
+never the checkpoint's.
 """
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uhd.models.layers import ConvBNAct, DWSep, Style
+from uhd.models.layers import ConvBNAct, DWSep, Style, init_by_fan_out
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,7 @@ class GhostPAN(nn.Module):
         self.extra = nn.ModuleList(
             DWSep(c, c, style, kernel=form.kernel, stride=2) for _ in (("reduced", "last") if extra else ())
         )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        init_by_fan_out(self)
         # Behind this, so that they keep torch's own initial weights.
         self.down = nn.ModuleList(block(form) for _ in joins)
         self.up = nn.ModuleList(block(form) for _ in joins)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,6 +33,17 @@ class Style:
 def norm(channels: int, style: Style) -> list[nn.Module]:
     """The batch norm after a convolution, or nothing."""
     return [nn.BatchNorm2d(channels, eps=style.eps, momentum=style.momentum)] if style.batchnorm else []
+
+
+def init_by_fan_out(network: nn.Module) -> None:
+    """All kernels of variance 2 / fan-out, where the fan-out of a depthwise kernel is that of its own channel.
+
+    torch's kaiming_normal_ takes that of all channels together, which makes depthwise kernels too small.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
 
 
 class ConvBNAct(nn.Sequential):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from uhd.models.layers import ACTIVATIONS, ConvBNAct, Style
+from uhd.models.layers import ACTIVATIONS, ConvBNAct, Style, init_by_fan_out
 
 STYLE = Style("relu6", True, eps=1e-5, momentum=0.1)
 STEM = 32
@@ -168,14 +168,7 @@ class MobileNeXt(nn.Module):
         self.stages = nn.ModuleList(nn.Sequential(*blocks) for blocks in stages.values())
         self.is_output = [stride in strides for stride in stages]
         self.widths = [widths[stride] for stride in strides]
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Kernels of variance 2 / fan-out, where the fan-out of a depthwise kernel is that of its own channel."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
-                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        init_by_fan_out(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """The maps."""

@@ -17,7 +17,8 @@ from uhd.models.layers import ACTIVATIONS, Style, norm
 class TinySSD(SSDDetector):
     """The paper's Fire modules (arXiv:1802.06488), or plain convolutions, below the heads of the levels.
 
-    Beside the paper each halving is padded to ceil(side / 2), so that a 64x64 picture has all levels.
+    Beside the paper each halving of the Fire modules is padded to ceil(side / 2), so that a 64x64 picture has all
+    levels. Those of the plain convolutions drop a last odd row, as published; at 64x64 they have all levels so.
     """
 
     tag = "tinyssd"
@@ -103,7 +104,7 @@ def _conv_levels(style: Style) -> Iterator[Level]:
 
     def block(in_channels: int, out_channels: int) -> nn.Sequential:
         convs = Conv(in_channels, out_channels, 3, style), Conv(out_channels, out_channels, 3, style)
-        return nn.Sequential(*convs, nn.MaxPool2d(2, ceil_mode=True))
+        return nn.Sequential(*convs, nn.MaxPool2d(2))
 
     yield nn.Sequential(block(3, 16), block(16, 32), block(32, 64)), 64
     yield block(64, 128), 128
