@@ -79,7 +79,7 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
             show_data(cfg, train_set, val_set)
         return
     if not cfg.run.val_only:
-        cfg = resolve(cfg, train_set)
+        cfg = resolve(cfg, train_set, teachers.section if teachers and cfg.distill.compares_outputs else None)
     torch.manual_seed(cfg.data.seed)
     train_loader = None if cfg.run.val_only else loader_of(train_set, cfg, device, shuffle=True)
     if train_loader and cfg.data.background_share:

@@ -34,9 +34,13 @@ def shared(tmp_path_factory):
         "queries": make_config(arch="transformer"),
         "chairs": make_config(labels={"classes": (1,)}, model={"num_classes": 1}),
         "three": make_config(labels={"num_classes": 3}),
+        "varifocal": make_config(loss={"anchor_cls_loss": "vfl"}),
     }
     for name, cfg in teachers.items():
         write_teacher(folder / name, cfg).rename(folder / f"{name}.pt")
+    content = torch.load(folder / "plain.pt", weights_only=True)
+    next(iter(content["state"]["model"].values())).view(-1)[0] = math.nan
+    torch.save(content, folder / "nan.pt")
     content = torch.load(folder / "plain.pt", weights_only=True)
     content["state"]["model"].popitem()
     torch.save(content, folder / "lacking.pt")
@@ -136,6 +140,42 @@ def test_what_flags_say_of_a_teacher_changes_it(run, shared, tmp_path):
     assert abs(terms[0] - terms[1]) > 1e-3
 
 
+@pytest.mark.parametrize("flags", [{}, {"auto_anchors": True}])
+def test_a_student_has_its_teachers_anchors(run, shared, tmp_path, flags):
+    """With its own, of the same pictures and another seed, it would not be compared place by place."""
+    outcome = run(teacher_ckpt=shared / "plain.pt", distill_obj=1, epochs=1, anchors=None, num_anchors=3, **flags)
+    assert any("anchors: the teacher's" in line for line in outcome.out)
+    assert any("compared place by place" in line for line in outcome.out)
+    assert saved(tmp_path / "run").config.model.anchors == read_checkpoint(shared / "plain.pt").config.model.anchors
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{"distill_obj": 1, "num_anchors": 2}, {"distill_feat": 1, "num_anchors": 3}, {"distill_kl": 1, "arch": "tinyssd"}],
+)
+def test_a_student_has_anchors_of_its_own_where_the_teachers_say_nothing(run, shared, tmp_path, flags):
+    outcome = run(teacher_ckpt=shared / "plain.pt", epochs=1, anchors=None, **flags)
+    assert not any("anchors: the teacher's" in line for line in outcome.out)
+    assert any("--distill-obj: learned at the teacher's best boxes only" in line for line in outcome.warnings) == (
+        "distill_obj" in flags
+    )
+
+
+@pytest.mark.parametrize("loss", ["bce", "vfl"])
+def test_classes_are_learned_everywhere_where_both_losses_teach_them_so(run, shared, tmp_path, monkeypatch, loss):
+    tasks, build = [], train.build_distill_task
+    monkeypatch.setattr(train, "build_distill_task", lambda *args: tasks.append(build(*args)) or tasks[-1])
+    run(teacher_ckpt=shared / "varifocal.pt", distill_kl=1, epochs=1, anchor_cls_loss=loss)
+    assert tasks[0].distillation.plan.classes_everywhere == (loss == "vfl")
+
+
+@pytest.mark.parametrize(("names", "warned"), [("person", False), ("dog", True)])
+def test_a_class_of_another_name_is_warned_of(run, run_train, shared, tmp_path, names, warned):
+    (tmp_path / "names.txt").write_text(names)
+    outcome = run(teacher_ckpt=shared / "plain.pt", distill_kl=1, epochs=1, names=tmp_path / "names.txt")
+    assert any("finds 'person'; the student is to find 'dog'" in line for line in outcome.warnings) is warned
+
+
 # --- going on -----------------------------------------------------------------------------------------
 
 
@@ -185,6 +225,16 @@ def test_validation_needs_no_teacher(run, run_train, shared, tmp_path, start):
     (row,) = metric_rows(tmp_path / "run")
     found = json.loads((tmp_path / "run/val.json").read_text())
     assert found == pytest.approx({key: row[key] for key in found}, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize(("weights", "typed"), [({"distill_kl": 1}, 1), ({"distill_kl": 1, "distill_feat": 1}, 0)])
+def test_features_are_learned_all_along_or_not_at_all(run, run_train, shared, tmp_path, weights, typed):
+    """The adapter's weights belong to the state."""
+    run(teacher_ckpt=shared / "utod.pt", stop_epoch=1, **weights)
+    outcome = run_train("--resume", tmp_path / "run", "--distill-feat", typed, "--num-workers", 0)
+    assert outcome.code == 2
+    (line,) = outcome.errors
+    assert all(part in line for part in (f"--distill-feat {typed}:", "was trained with", "--resume"))
 
 
 def test_weights_of_a_student_start_a_run_without_its_teacher(run, run_train, shared, tmp_path):
@@ -275,6 +325,7 @@ MISTAKES = {
         *("--teacher-ckpt foreign.pt --distill-kl 1", "--teacher-ckpt foreign.pt", "not a checkpoint of this program"),
     ),
     "file that lacks a weight": ("--teacher-ckpt lacking.pt --distill-kl 1", "--teacher-ckpt lacking.pt", "not fit"),
+    "weights of nan": ("--teacher-ckpt nan.pt --distill-kl 1", "--teacher-ckpt nan.pt", "finite"),
     "another architecture": (
         *("--teacher-ckpt plain.pt --teacher-arch cnn --distill-kl 1", "--teacher-arch cnn", "plain.pt", "ultratinyod"),
     ),

@@ -115,6 +115,16 @@ def test_classes_of_priors_count_by_the_teachers_score():
     assert terms.class_divergence(ours, theirs, 1.0).tolist() == pytest.approx([expected], abs=1e-6)
 
 
+def test_classes_of_priors_that_are_low_elsewhere_count_everywhere():
+    """As varifocal loss teaches them; the sum is divided by the teacher's scores."""
+    objectness = torch.zeros(1, 2)
+    ours = view([[[logit(0.5)], [logit(0.9)]]], obj=objectness)
+    theirs = view([[[logit(0.8)], [logit(0.01)]]], scores=[[[1.2], [0.3]]], obj=objectness)
+    expected = (bernoulli(0.8, 0.5) + bernoulli(0.01, 0.9)) / 1.5
+    found = terms.class_divergence(ours, theirs, 1.0, everywhere=True)
+    assert found.tolist() == pytest.approx([expected], abs=1e-6)
+
+
 def test_every_cell_of_a_heat_map_counts():
     ours, theirs = [[[logit(0.5)], [logit(0.2)]]], [[[logit(0.9)], [logit(0.7)]]]
     expected = (bernoulli(0.9, 0.5) + bernoulli(0.7, 0.2)) / (0.9 + 0.7)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import uhd
 from uhd import dist
 from uhd.checkpoint import names_file, read_checkpoint
-from uhd.config import Config, DistillConfig, InputConfig, LabelsConfig, ModelConfig, Size, flag_of
+from uhd.config import Config, DistillConfig, InputConfig, LabelsConfig, ModelConfig, Size, flag_of, made_up_name
 from uhd.data.cache import picture_states
 from uhd.data.dataset import DetectionDataset
 from uhd.distill.backbones import BackboneTeacher, load_backbone
@@ -46,19 +46,23 @@ _OVERRIDES = {
 
 @dataclass(frozen=True)
 class Teachers:
-    """Those of a run; at least one is there. section and labels are the network's."""
+    """Those of a run; at least one is there. section, labels and cls_loss (of anchor heads) are the network's."""
 
-    network: NetworkTeacher | None
-    section: ModelConfig | None
-    labels: LabelsConfig | None
-    backbone: BackboneTeacher | None
+    network: NetworkTeacher | None = None
+    section: ModelConfig | None = None
+    labels: LabelsConfig | None = None
+    backbone: BackboneTeacher | None = None
+    cls_loss: str = "bce"
 
     def plan(self, cfg: Config) -> TeacherPlan | None:
         """How the network relates to the student of a config; ValueError where it does not know one of its classes."""
         if self.section is None or self.labels is None:
             return None
         assert cfg.distill.teacher_ckpt is not None
-        return TeacherPlan(self.section, _classes(self.labels, cfg.labels, cfg.distill.teacher_ckpt))
+        classes = _classes(self.labels, cfg.labels, cfg.distill.teacher_ckpt)
+        is_anchor = self.section.head == cfg.model.head == "anchor"
+        everywhere = is_anchor and self.cls_loss == cfg.loss.anchor_cls_loss == "vfl"
+        return TeacherPlan(self.section, classes, everywhere)
 
     def modules(self) -> list[nn.Module]:
         """The networks."""
@@ -189,16 +193,14 @@ def load_teachers(cfg: Config) -> Teachers | None:
         return None
     if cfg.distill.teacher_cache and cfg.data.aug:
         raise ValueError("--teacher-cache: needs --no-aug; augmented pictures are new to the teacher in every epoch")
-    network, section, labels, backbone = None, None, None, None
-    if cfg.distill.teacher_ckpt:
-        network, section, labels = _load_network(cfg.distill.teacher_ckpt, cfg)
+    found = _load_network(cfg.distill.teacher_ckpt, cfg) if cfg.distill.teacher_ckpt else Teachers()
     if cfg.distill.teacher_backbone:
         names = cfg.distill.teacher_backbone_arch, cfg.distill.teacher_backbone_norm
-        backbone = load_backbone(cfg.distill.teacher_backbone, *names)
-    return Teachers(network, section, labels, backbone)
+        found = dataclasses.replace(found, backbone=load_backbone(cfg.distill.teacher_backbone, *names))
+    return found
 
 
-def _load_network(path: str, cfg: Config) -> tuple[NetworkTeacher, ModelConfig, LabelsConfig]:
+def _load_network(path: str, cfg: Config) -> Teachers:
     checkpoint = read_checkpoint(path, "--teacher-ckpt")
     section = _overridden(checkpoint.config.model, cfg.distill)
     model = build_model(section)
@@ -208,6 +210,8 @@ def _load_network(path: str, cfg: Config) -> tuple[NetworkTeacher, ModelConfig, 
     except ValueError as error:
         changed = _first_change(checkpoint.config.model, section, cfg.distill)
         raise ValueError(changed or str(error)) from None
+    if not all(value.isfinite().all() for value in model.state_dict().values()):
+        raise ValueError(f"--teacher-ckpt {path}: its weights are not all finite numbers; expected one of a sound run")
     size = cfg.distill.teacher_img_size or checkpoint.config.input.img_size
     valid = section.next_size(size)
     if valid != size:
@@ -215,7 +219,9 @@ def _load_network(path: str, cfg: Config) -> tuple[NetworkTeacher, ModelConfig, 
             f"--teacher-img-size {size[0]}x{size[1]}: expected multiples of {section.stride}, the teacher's stride; "
             f"the next valid size is {valid[0]}x{valid[1]}"
         )
-    return NetworkTeacher(model, size, checkpoint.config.input.resize_mode), section, checkpoint.config.labels
+    saved = checkpoint.config
+    network = NetworkTeacher(model, size, saved.input.resize_mode)
+    return Teachers(network, section, saved.labels, cls_loss=saved.loss.anchor_cls_loss)
 
 
 def _overridden(section: ModelConfig, cfg: DistillConfig) -> ModelConfig:
@@ -253,6 +259,10 @@ def _first_change(saved: ModelConfig, section: ModelConfig, cfg: DistillConfig) 
 def _classes(teacher: LabelsConfig, student: LabelsConfig, path: str) -> list[int]:
     """The teacher's index of each class of the student, by name; one class alone is the same whatever it is called."""
     if len(teacher.class_names) == len(student.class_names) == 1:
+        names = *teacher.class_names, *student.class_names
+        made_up = [made_up_name(*(labels.classes or (0,))) for labels in (teacher, student)]
+        if names[0] != names[1] and not set(names) & set(made_up):
+            log.warning("--teacher-ckpt %s finds %r; the student is to find %r and takes it for the same", path, *names)
         return [0]
     unknown = [name for name in student.class_names if name not in teacher.class_names]
     if unknown:
@@ -290,8 +300,16 @@ def build_distill_task(cfg: Config, student: Detector, teachers: Teachers | None
     total = cfg.optim.epochs * num_pictures
     distillation = Distillation(cfg.distill, student.cfg, plan, widths, total)
     if teachers.network is not None and plan is not None:
-        how = "place by place" if distillation.compares_places(mine, theirs or {}) else "by their boxes"
+        by_place = distillation.compares_places(mine, theirs or {})
+        how = "place by place" if by_place else "by their boxes"
         log.info("teacher: %s at %dx%d, compared %s", plan.cfg.arch, *teachers.network.size, how)
+        dense = [flag_of(name) for name in ("distill_obj", "distill_quality") if getattr(cfg.distill, name)]
+        if dense and not by_place:
+            log.warning(
+                "%s: learned at the teacher's best boxes only, where its anchors or its grid are others than the "
+                "student's; --anchors and --img-size of the teacher compare every place",
+                ", ".join(dense),
+            )
     return DistillTask(task, teachers, distillation, cfg.input, grid)
 
 

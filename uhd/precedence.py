@@ -191,6 +191,12 @@ def _from_checkpoint(typed: Typed, checkpoint: Checkpoint) -> Config:
         raise ValueError(
             f"--resume: the run learns from {kind} teacher, which cannot change; start a new one by --ckpt"
         )
+    if typed.get("resume") and bool(sections["distill"].distill_feat) != bool(saved.distill.distill_feat):
+        was, asked = (show(value) for value in (saved.distill.distill_feat, sections["distill"].distill_feat))
+        raise ValueError(
+            f"--distill-feat {asked}: {checkpoint.path} was trained with {was}; its weight may change on --resume, but "
+            "not whether it is 0"
+        )
     return finish(Config(**sections))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from typing import TypeGuard
 
 import numpy as np
 
 from uhd.anchors import FloatArray, auto_anchors
-from uhd.config import AnchorSizesConfig, Config
+from uhd.config import AnchorSizesConfig, Config, ModelConfig
 from uhd.data.dataset import DetectionDataset
 
 log = logging.getLogger("uhd")
@@ -21,8 +22,12 @@ def name_classes(cfg: Config, train_set: DetectionDataset) -> Config:
     return dataclasses.replace(cfg, labels=dataclasses.replace(cfg.labels, class_names=train_set.class_names))
 
 
-def resolve(cfg: Config, train_set: DetectionDataset) -> Config:
-    """Computes the anchors where the config has none; after this nothing changes."""
+def resolve(cfg: Config, train_set: DetectionDataset, teacher: ModelConfig | None = None) -> Config:
+    """Computes the anchors where the config has none; after this nothing changes.
+
+    teacher: section of a network whose outputs are learned. Where its head has as many anchors, they are taken: with
+    others, and be it those of another seed, its places would not be the student's.
+    """
     model = cfg.model
     if not isinstance(model, AnchorSizesConfig) or not model.anchor_counts:
         return cfg
@@ -31,6 +36,9 @@ def resolve(cfg: Config, train_set: DetectionDataset) -> Config:
         if len(model.anchors) != count:
             raise ValueError(f"--anchors has {len(model.anchors)} pairs, but --num-anchors is {model.num_anchors}")
         return cfg
+    if _has_as_many(teacher, model):
+        log.info("anchors: the teacher's, so that its places are the student's; --anchors gives others")
+        return dataclasses.replace(cfg, model=dataclasses.replace(model, anchors=teacher.anchors))
     if not cfg.auto_anchors.auto_anchors:
         log.info("no --anchors given: computing them from the training boxes (--auto-anchors)")
     anchors, fit = auto_anchors(box_sizes(train_set), count, cfg.input.img_size, cfg.data.seed)
@@ -40,6 +48,13 @@ def resolve(cfg: Config, train_set: DetectionDataset) -> Config:
     # Through float32, so that the config holds exactly what the network does.
     pairs = tuple((float(np.float32(w)), float(np.float32(h))) for w, h in anchors)
     return dataclasses.replace(cfg, model=dataclasses.replace(model, anchors=pairs))
+
+
+def _has_as_many(teacher: ModelConfig | None, model: AnchorSizesConfig) -> TypeGuard[AnchorSizesConfig]:
+    """Whether the teacher has anchors of the student's kind, on as many grids and in the same number."""
+    if not isinstance(teacher, AnchorSizesConfig) or teacher.anchors is None:
+        return False
+    return teacher.head == model.head and teacher.anchor_counts == model.anchor_counts
 
 
 def box_sizes(train_set: DetectionDataset) -> FloatArray:

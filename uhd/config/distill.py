@@ -117,6 +117,11 @@ class DistillConfig(Section):
             raise ValueError("--teacher-cache: there is no teacher")
 
     @property
+    def compares_outputs(self) -> bool:
+        """Whether anything is learned from what the teacher's head says, and not from its features alone."""
+        return any(getattr(self, name) for name in TERMS if name not in ("distill_feat", "feature_distill_weight"))
+
+    @property
     def is_on(self) -> bool:
         """Whether there is anything to learn from a teacher."""
         return any(getattr(self, name) for name in TERMS)

@@ -46,10 +46,14 @@ class Lesson:
 
 @dataclass(frozen=True)
 class TeacherPlan:
-    """How a teacher's network relates to its student's: its section, and its index of each class of the student."""
+    """How a teacher's network relates to its student's: its section, and its index of each class of the student.
+
+    classes_everywhere: whether the class logits of both are low where nobody is, and not only of no meaning.
+    """
 
     cfg: ModelConfig
     classes: list[int]
+    classes_everywhere: bool = False
 
 
 class Distillation(nn.Module):
@@ -116,13 +120,20 @@ class Distillation(nn.Module):
         if cfg.distill_weight:
             names = [name for name in teacher if name not in (*NETWORK_ENTRIES, "features")]
             differences = [terms.square_difference(preds[name], teacher[name]) for name in names]
+            if "wh_scale" in preds:
+                # Without it the same raw sizes would be other boxes.
+                differences.append((preds["wh_scale"] - teacher["wh_scale"]).square().mean().expand_as(differences[0]))
             found["distill_weight"] = torch.stack(differences).sum(dim=0)
         if not self._compares_views:
             return found
         mine, theirs, by_place = self._views(preds, teacher)
         if cfg.distill_kl:
-            divergence = terms.class_divergence if by_place else terms.score_divergence
-            found["distill_kl"] = divergence(mine, theirs, cfg.distill_temperature)
+            if by_place:
+                everywhere = plan.classes_everywhere
+                divergence = terms.class_divergence(mine, theirs, cfg.distill_temperature, everywhere=everywhere)
+            else:
+                divergence = terms.score_divergence(mine, theirs, cfg.distill_temperature)
+            found["distill_kl"] = divergence
         if cfg.distill_box_l1:
             found["distill_box_l1"] = terms.box_distance(mine, theirs)
         for name, ours, other in (
@@ -151,9 +162,11 @@ class Distillation(nn.Module):
 
     def compares_places(self, preds: Preds, teacher: Preds) -> bool:
         """Whether these maps are compared place by place; else by their boxes."""
-        if not self.by_place or self.plan is None:
+        return self.plan is not None and self._correspond(view_of(preds, self.student), view_of(teacher, self.plan.cfg))
+
+    def _correspond(self, mine: View, theirs: View) -> bool:
+        if not self.by_place:
             return False
-        mine, theirs = view_of(preds, self.student), view_of(teacher, self.plan.cfg)
         return mine.grids == theirs.grids if mine.cells is None else covers(theirs, mine.cells[1:])
 
     def _views(self, preds: Preds, teacher: Preds) -> tuple[View, View, bool]:
@@ -161,10 +174,8 @@ class Distillation(nn.Module):
         assert self.plan is not None
         mine = view_of(preds, self.student)
         theirs = with_classes(view_of(teacher, self.plan.cfg), self.plan.classes)
-        if self.by_place and mine.cells is None and mine.grids == theirs.grids:
-            return mine, theirs, True
-        if self.by_place and mine.cells is not None and covers(theirs, mine.cells[1:]):
-            return mine, resample(theirs, mine.cells[1:]), True
+        if self._correspond(mine, theirs):
+            return mine, theirs if mine.cells is None else resample(theirs, mine.cells[1:]), True
         index, theirs = terms.match_by_boxes(mine, theirs)
         return mine.take(index), theirs, False
 

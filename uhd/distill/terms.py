@@ -43,12 +43,13 @@ def softmax_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
     return F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(dim=-1) * temperature**2
 
 
-def class_divergence(student: View, teacher: View, temperature: float) -> Tensor:
+def class_divergence(student: View, teacher: View, temperature: float, *, everywhere: bool = False) -> Tensor:
     """Of views whose candidates correspond one by one: the divergence of the classes.
 
     A softmax is a statement on each query, so all count alike. Class logits of anchors say something only where there
-    is somebody, so priors count by the teacher's score. Of a heat map, and of levels without objectness, every place
-    counts; the sum is divided by the sum of the teacher's scores.
+    is somebody, so priors count by the teacher's score; everywhere: not those that learned to be low at all other
+    places (varifocal loss). Of these, of a heat map, and of levels without objectness, every place counts; the sum is
+    divided by the sum of the teacher's scores.
     """
     if student.is_softmax:
         divergence = softmax_kl(student.cls, teacher.cls, temperature)
@@ -56,7 +57,7 @@ def class_divergence(student: View, teacher: View, temperature: float) -> Tensor
             return divergence.mean(dim=1)
     else:
         divergence = bernoulli_kl(student.cls, teacher.cls, temperature).sum(dim=2)
-    if student.obj is None:
+    if everywhere or student.obj is None:
         return divergence.sum(dim=1) / teacher.weights.sum(dim=1).clamp(min=1)
     return weighted_mean(divergence, teacher.weights)
 
