@@ -134,20 +134,41 @@ def find_pieces(run: Callable[[list[Sample]], np.ndarray], size: tuple[int, int]
 def moved_boxes(sample: Sample, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
     """The boxes [G,4], in pixels of the result, that enclose what a piece shows of each truth; and the shares shown.
 
-    A share is that of the area of the box around the whole moved truth; -1 for one that lies clearly outside.
+    A share is that of the moved truth's area, which may be turned; -1 for one that lies clearly outside.
     """
     x1, y1, x2, y2 = in_pixels(sample).T
-    corners = np.stack([[x1, y1], [x2, y1], [x1, y2], [x2, y2]])
+    corners = np.stack([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
     moved = np.einsum("ij,cjg->gci", piece.place[:, :2], corners) + piece.place[:, 2]
-    whole = np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)
     start, end = np.array(piece.window[:2]), np.array(piece.window[2:])
-    shown = np.clip(whole, np.tile(start, 2), np.tile(end, 2))
-    outside = ((whole[:, :2] > end + 0.5) | (whole[:, 2:] < start - 0.5)).any(axis=1)
-    return shown, np.where(outside, -1, _areas(shown) / _areas(whole))
+    shown, shares = [], []
+    for quadrangle in moved:
+        points = clipped(quadrangle, start, end)
+        area = polygon_area(points)
+        points = points if len(points) else np.clip(quadrangle, start, end)
+        shown.append([*points.min(axis=0), *points.max(axis=0)])
+        outside = (quadrangle.min(axis=0) > end + 0.5) | (quadrangle.max(axis=0) < start - 0.5)
+        shares.append(-1 if outside.any() else area / polygon_area(quadrangle))
+    return np.array(shown).reshape(-1, 4), np.array(shares)
 
 
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+def clipped(polygon: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """A convex polygon [n,2] cut off at one border of a window after the other (Sutherland and Hodgman)."""
+    for axis, limit, sign in ((0, start[0], 1), (0, end[0], -1), (1, start[1], 1), (1, end[1], -1)):
+        points = []
+        for a, b in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+            inside_a, inside_b = (sign * (point[axis] - limit) >= 0 for point in (a, b))
+            if inside_a:
+                points.append(a)
+            if inside_a != inside_b:
+                points.append(a + (b - a) * (limit - a[axis]) / (b[axis] - a[axis]))
+        polygon = np.array(points).reshape(-1, 2)
+    return polygon
+
+
+def polygon_area(polygon: np.ndarray) -> float:
+    """Of corners [n,2] in order; 0 for none."""
+    x, y = polygon.T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
 def assert_truths_follow(

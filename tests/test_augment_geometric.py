@@ -12,10 +12,12 @@ from coloured import (
     GREY,
     assert_same,
     assert_truths_follow,
+    clipped,
     coloured_rectangles,
     find_pieces,
     place_picture,
     place_steps,
+    polygon_area,
     random_rectangles,
 )
 from helpers import write_yaml
@@ -32,6 +34,7 @@ from uhd.augment.geometric import (
     Translation,
     VerticalFlip,
 )
+from uhd.augment.turned import clip_turned
 from uhd.types import IGNORED
 
 MOVES: dict[str, tuple[type[Op], dict[str, object]]] = {
@@ -276,6 +279,28 @@ def test_rotation_turns_either_way_by_up_to_its_angle(op: Op, extremes: float) -
         np.testing.assert_allclose(piece.place @ (30, 40, 1), (30, 40), atol=0.2)
         angles.append(np.degrees(np.arctan2(turn[0, 1], turn[0, 0])))
     assert is_even(np.array(angles), -extremes, extremes)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0, 45.0, 90.0, 136.0, 180.0, -90.0])
+def test_what_is_seen_of_turned_rectangles(degrees: float) -> None:
+    """Of any size, wherever they lie: inside, across the borders and around the whole picture."""
+    rng = np.random.default_rng(3)
+    turn = np.deg2rad(degrees)
+    matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    unit = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2
+    sides, middles = np.exp(rng.uniform(-4, 1, (300, 1, 2))), rng.uniform(-0.3, 1.3, (300, 1, 2))
+    corners = (unit * sides) @ matrix + middles
+    expected = [clipped(each, np.zeros(2), np.ones(2)) for each in corners]
+    shares = [polygon_area(seen) / np.prod(side) for seen, side in zip(expected, sides, strict=True)]
+    for min_visibility in (0.0, 0.2, 0.7):
+        boxes, labels = clip_turned(corners, np.arange(300), min_visibility)
+        rows = dict(zip(labels.tolist(), boxes, strict=True))
+        for label, (polygon, share) in enumerate(zip(expected, shares, strict=True)):
+            if share > max(min_visibility, 1e-6) * (1 + 1e-4):
+                np.testing.assert_allclose(rows[label], [*polygon.min(axis=0), *polygon.max(axis=0)], atol=1e-6)
+            elif share < min_visibility * (1 - 1e-4) or not len(polygon):
+                assert label not in rows
+    assert len(clip_turned(corners[:0], np.arange(0), 0.2)[1]) == 0
 
 
 @pytest.mark.parametrize("fill", [GREY, (0, 0, 0), (255, 7, 99)])

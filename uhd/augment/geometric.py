@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from uhd.augment.params import FILL, class_map, color, number, number_range, param, switch
 from uhd.augment.pipeline import Op
 from uhd.augment.sample import Image, Sample
-from uhd.augment.view import AREA_ROUNDING, Window, clip_truths, show, size_of, whole
+from uhd.augment.turned import clip_turned
+from uhd.augment.view import AREA_ROUNDING, Window, show, size_of, whole
 from uhd.types import IGNORED
 
 _LOG = logging.getLogger("uhd")
-
-_UNIT = np.array([0.0, 0.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class Translation(GeometricOp):
 class Rotate(GeometricOp):
     """Turns the picture about its centre; a box becomes the one that encloses its turned corners.
 
-    Of an object that is cut off by the border the box is that of the whole, cut off: it may be loose.
+    Of a box that the border cuts off it encloses what is left of the turned one.
     degrees: largest angle, either way. fill: colour of the places left.
     """
 
@@ -162,12 +161,9 @@ class Rotate(GeometricOp):
         matrix = np.column_stack([turn, middle - turn @ middle])
         image = cv2.warpAffine(sample.image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=self.fill)
         size = size_of(sample.image)
-        corners = (sample.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].astype(np.float64) * np.tile(size[:2], 4)).reshape(
-            -1, 4, 2
-        )
-        turned = (corners - size[:2] / 2) @ turn.T + size[:2] / 2
-        boxes = np.concatenate([turned.min(axis=1), turned.max(axis=1)], axis=1) / size
-        return Sample(image, *clip_truths(boxes, sample.labels, _UNIT, self.min_visibility))
+        corners = sample.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].astype(np.float64).reshape(-1, 4, 2) * size[:2]
+        turned = ((corners - size[:2] / 2) @ turn.T + size[:2] / 2) / size[:2]
+        return Sample(image, *clip_turned(turned, sample.labels, self.min_visibility))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ Truths = tuple[NDArray[np.float32], NDArray[np.int64]]
 # Corners are float32: a box of exactly the minimum may measure this share less.
 AREA_ROUNDING = 1e-5
 # Nor does a box that ends where the view begins leave this share of a side.
-_SLIVER = 1e-6
+SLIVER = 1e-6
 
 
 class Window(NamedTuple):
@@ -99,10 +99,21 @@ def clip_truths(
     corners = np.empty_like(boxes)
     np.minimum(np.maximum(boxes[:, :2], limits[..., :2]), limits[..., 2:], out=corners[:, :2])
     np.minimum(np.maximum(boxes[:, 2:], limits[..., :2]), limits[..., 2:], out=corners[:, 2:])
-    kept, full = corners[:, 2:] - corners[:, :2], boxes[:, 2:] - boxes[:, :2]
-    hidden = kept[:, 0] * kept[:, 1] < full[:, 0] * full[:, 1] * (min_visibility * (1 - AREA_ROUNDING))
-    left = (kept[:, 0] > _SLIVER) & (kept[:, 1] > _SLIVER)
-    return corners[left].astype(np.float32), np.where(hidden, IGNORED, labels)[left]
+    kept, full = (each[:, 2:] - each[:, :2] for each in (corners, boxes))
+    return seen_truths(corners, kept[:, 0] * kept[:, 1], full[:, 0] * full[:, 1], labels, min_visibility)
+
+
+def seen_truths(
+    boxes: NDArray[np.float64],
+    kept: NDArray[np.float64],
+    full: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    min_visibility: float,
+) -> Truths:
+    """Truths by what is seen of them: boxes [g,4], and their areas [g], beside the full ones."""
+    hidden = kept < full * (min_visibility * (1 - AREA_ROUNDING))
+    left = (boxes[:, 2:] - boxes[:, :2] > SLIVER).all(axis=1)
+    return boxes[left].astype(np.float32), np.where(hidden, IGNORED, labels)[left]
 
 
 def join(truths: list[Truths]) -> Truths:

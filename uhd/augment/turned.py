@@ -1,0 +1,74 @@
+"""Rectangles that were turned: what a picture still shows of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uhd.augment.view import SLIVER, Truths, seen_truths
+
+Edges = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
+"""Starts and ends [g,4,2] of the sides of quadrangles, and which of them there are [g,4]."""
+
+
+def clip_turned(corners: NDArray[np.float64], labels: NDArray[np.int64], min_visibility: float) -> Truths:
+    """As `clip_truths` to the whole picture, of turned rectangles: corners [g,4,2] (x, y) 0..1, in order.
+
+    A box encloses what is seen of its rectangle, and the share that decides is the rectangle's own: the box around all
+    of it, clipped, would be too large where a corner of it lies outside, and count what the object does not cover.
+    """
+    starts, ends = corners, np.roll(corners, -1, axis=1)
+    inside = [_between_0_and_1(starts, ends, axis) for axis in (0, 1)]
+    # What of the outline lies between top and bottom spans from left to right, and the other way round.
+    spans = [_span(*inside[1 - axis], axis) for axis in (0, 1)]
+    boxes = np.column_stack([spans[0][0], spans[1][0], spans[0][1], spans[1][1]])
+    full = np.abs((starts[..., 0] * ends[..., 1] - ends[..., 0] * starts[..., 1]).sum(axis=1)) / 2
+    return seen_truths(boxes, _area_seen(*inside[1]), full, labels, min_visibility)
+
+
+def _between_0_and_1(starts: NDArray[np.float64], ends: NDArray[np.float64], axis: int) -> Edges:
+    """The parts of sides on which this coordinate is from 0 to 1."""
+    start, step = starts[..., axis], ends[..., axis] - starts[..., axis]
+    is_level = np.abs(step) < SLIVER**2
+    step = np.where(is_level, 1.0, step)
+    at_limits = np.sort(np.stack([-start / step, (1 - start) / step]), axis=0).clip(0, 1)
+    first, last = (np.where(is_level, share, at_limits[share]) for share in (0, 1))
+    there = np.where(is_level, (start >= 0) & (start <= 1), first < last)
+    along = ends - starts
+    return starts + first[..., None] * along, starts + last[..., None] * along, there
+
+
+def _span(
+    starts: NDArray[np.float64], ends: NDArray[np.float64], there: NDArray[np.bool_], axis: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lowest and highest of a coordinate on these sides [g], clipped to 0..1; both 0 where there are none."""
+    values = np.stack([starts[..., axis], ends[..., axis]], axis=-1).clip(0, 1)
+    some = there.any(axis=1)
+    low, high = (
+        edge(np.where(there[..., None], values, empty), axis=(1, 2)) for edge, empty in ((np.min, 2.0), (np.max, -1.0))
+    )
+    return np.where(some, low, 0.0), np.where(some, high, 0.0)
+
+
+def _area_seen(starts: NDArray[np.float64], ends: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Area [g] inside the picture of quadrangles whose sides are clipped to it above and below.
+
+    By Green's theorem: at each height a convex outline has as much inside as its two sides, each moved to the nearest
+    place inside, are apart. On a side the mean of what is moved so is a difference of integrals.
+    """
+    x, other = starts[..., 0], ends[..., 0]
+    across = other - x
+    is_upright = np.abs(across) < SLIVER
+    mean = np.where(
+        is_upright,
+        ((x + other) / 2).clip(0, 1),
+        (_integral(other) - _integral(x)) / np.where(is_upright, 1.0, across),
+    )
+    return np.abs(np.where(there, mean * (ends[..., 1] - starts[..., 1]), 0.0).sum(axis=1))
+
+
+def _integral(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the nearest number in 0..1, from 0 to x."""
+    inside = x.clip(0, 1)
+    area: NDArray[np.float64] = inside**2 / 2 + (x - inside).clip(min=0)
+    return area
