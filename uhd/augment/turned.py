@@ -64,7 +64,8 @@ def _area_seen(starts: NDArray[np.float64], ends: NDArray[np.float64], there: ND
         ((x + other) / 2).clip(0, 1),
         (_integral(other) - _integral(x)) / np.where(is_upright, 1.0, across),
     )
-    return np.abs(np.where(there, mean * (ends[..., 1] - starts[..., 1]), 0.0).sum(axis=1))
+    area: NDArray[np.float64] = np.abs(np.where(there, mean * (ends[..., 1] - starts[..., 1]), 0.0).sum(axis=1))
+    return area
 
 
 def _integral(x: NDArray[np.float64]) -> NDArray[np.float64]:
