@@ -268,8 +268,6 @@ def test_stride(flags):
         ("--img-size 1x1", 16, "16x16"),
         ("--img-size 50x70 --arch ultratinyod", 8, "56x72"),
         ("--img-size 50x70 --arch nanodet", 32, "64x96"),
-        ("--img-size 50x130 --arch tinyssd --tinyssd-body conv", 8, "64x136"),
-        ("--img-size 8x24 --arch tinyssd --tinyssd-body conv --tinyssd-levels 2", 8, "16x24"),
         ("--img-size 416 --arch nanodet --nanodet-strides 8,16,32,64", 64, "448x448"),
         ("--img-size 72 --arch nanodet --nanodet-strides 4,8,16", 16, "80x80"),
     ],
@@ -277,7 +275,7 @@ def test_stride(flags):
 def test_size_off_the_stride_names_the_next_one(flags, stride, valid):
     with pytest.raises(
         ValueError,
-        match=f"multiple of the output stride {stride}(?: and at least \\d+)?; the next valid size is {valid}",
+        match=f"multiple of the output stride {stride}; the next valid size is {valid}",
     ):
         parse(flags)
     assert parse(f"{flags} --img-size {valid}").model.stride == stride

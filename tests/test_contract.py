@@ -55,12 +55,12 @@ def of_levels(cfg):
 
 
 def level_grids(cfg):
-    """(h, w) of each level: each has half the cells of the one before, and conv's last has one."""
-    grid = tuple(side // 8 for side in cfg.input.img_size)
-    grids = [
-        grid := grid if level == 0 else tuple(-(-side // 2) for side in grid) for level in range(cfg.model.num_grids)
-    ]
-    return [*grids[:4], (1, 1)][: len(grids)] if cfg.model.tinyssd_body == "conv" else grids
+    """(h, w) of each level: each has half the cells of the one before, conv's rounded down, and its last has one."""
+    is_conv = cfg.model.tinyssd_body == "conv"
+    grids = [tuple(side // 8 for side in cfg.input.img_size)]
+    while len(grids) < cfg.model.num_grids:
+        grids.append(tuple(max(side // 2, 1) if is_conv else -(-side // 2) for side in grids[-1]))
+    return [*grids[:4], (1, 1)][: len(grids)] if is_conv else grids
 
 
 def step(task, state, images, targets):

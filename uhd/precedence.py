@@ -19,6 +19,7 @@ from uhd.config import (
     RunConfig,
     Scope,
     Section,
+    Size,
     field_scope,
     flag_of,
     section_from_dict,
@@ -153,13 +154,12 @@ def finish(cfg: Config) -> Config:
     return dataclasses.replace(cfg, labels=labels, model=model, eval=evaluation)
 
 
-def _check_img_size(size: tuple[int, int], model: ModelConfig) -> None:
+def _check_img_size(size: Size, model: ModelConfig) -> None:
     valid = model.next_size(size)
     if valid != size:
-        least = f" and at least {model.shortest_side}" if min(size) < model.shortest_side else ""
         raise ValueError(
-            f"--img-size {size[0]}x{size[1]}: each side must be a multiple of the output stride {model.stride}{least}"
-            f"; the next valid size is {valid[0]}x{valid[1]}"
+            f"--img-size {size[0]}x{size[1]}: each side must be a multiple of the output stride {model.stride}; "
+            f"the next valid size is {valid[0]}x{valid[1]}"
         )
 
 

@@ -45,14 +45,9 @@ class ModelConfig(Section, ABC):
         """What each side of the input must be a multiple of, in pixels."""
         return 1
 
-    @property
-    def shortest_side(self) -> int:
-        """Pixels that each side of the input must have at least."""
-        return 1
-
     def next_size(self, size: Size) -> Size:
         """The size itself where the network can have it, or the next one that it can."""
-        height, width = (max(-(-side // self.stride) * self.stride, self.shortest_side) for side in size)
+        height, width = (-(-side // self.stride) * self.stride for side in size)
         return height, width
 
     def completed(self) -> ModelConfig:

@@ -21,8 +21,6 @@ _FIRE_COUNTS = (4, 6, 6, 6, 6, 4)
 _FIRE_RATIOS = (2, 1 / 2, 3, 1 / 3)
 _CONV_SIZES = ((0.2, 0.272), (0.37, 0.447), (0.54, 0.619), (0.71, 0.79), (0.88, 0.961))
 _CONV_RATIOS = (2, 1 / 2)
-_CONV_HALVINGS = 3
-"""Behind the first level; the level behind the last of them is one cell."""
 _DECIMALS = 6
 
 
@@ -96,12 +94,6 @@ class TinySSDConfig(AnchorSizesConfig):
     def stride(self) -> int:
         """Pixels per cell of the finest level."""
         return 8
-
-    @property
-    def shortest_side(self) -> int:
-        """Plain convolutions halve rounding down, until their last level sees the whole picture."""
-        halvings = min(self.num_grids, _CONV_HALVINGS + 1) - 1 if self.tinyssd_body == "conv" else 0
-        return self.stride << halvings
 
     @property
     def num_grids(self) -> int:

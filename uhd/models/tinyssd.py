@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from uhd.config import TinySSDConfig
 from uhd.models.base import Preds
@@ -18,7 +19,7 @@ class TinySSD(SSDDetector):
     """The paper's Fire modules (arXiv:1802.06488), or plain convolutions, below the heads of the levels.
 
     Beside the paper each halving of the Fire modules is padded to ceil(side / 2), so that a 64x64 picture has all
-    levels. Those of the plain convolutions drop a last odd row, as published; at 64x64 they have all levels so.
+    levels. Those of the plain convolutions leave out a last odd row, as published.
     """
 
     tag = "tinyssd"
@@ -70,6 +71,17 @@ class Fire(nn.Module):
         return torch.cat([self.one(x), self.three(x)], dim=1)
 
 
+class HalvedDown(nn.Module):
+    """The largest of each 2x2 pixels; of an odd side the last one is left out, but not the only one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C,h,w] to [B,C,max(h // 2, 1),max(w // 2, 1)]."""
+        height, width = x.shape[2], x.shape[3]
+        halves = F.max_pool2d(x, 2, ceil_mode=True)
+        # 1 // side is 1 for the only one: arithmetic stays in a traced graph, where a choice would not.
+        return halves[:, :, : height // 2 + 1 // height, : width // 2 + 1 // width]
+
+
 _STEM = 57
 _FIRES: tuple[tuple[tuple[tuple[int, int, int], ...], ...], ...] = (
     (((15, 49, 53), (15, 54, 52)), ((29, 92, 94), (29, 90, 83))),
@@ -104,7 +116,7 @@ def _conv_levels(style: Style) -> Iterator[Level]:
 
     def block(in_channels: int, out_channels: int) -> nn.Sequential:
         convs = Conv(in_channels, out_channels, 3, style), Conv(out_channels, out_channels, 3, style)
-        return nn.Sequential(*convs, nn.MaxPool2d(2))
+        return nn.Sequential(*convs, HalvedDown())
 
     yield nn.Sequential(block(3, 16), block(16, 32), block(32, 64)), 64
     yield block(64, 128), 128
