@@ -111,7 +111,9 @@ def test_mixed_partner_has_the_chosen_classes_only(folder: Path) -> None:
 
 
 def test_partners_are_of_the_training_set_alone(folder: Path) -> None:
-    dataset = train_set(folder, [Mosaic(prob=1.0)], train_split=0.5, input_cfg=InputConfig(img_size=(64, 96)), cache_px=1)
+    dataset = train_set(
+        folder, [Mosaic(prob=1.0)], train_split=0.5, input_cfg=InputConfig(img_size=(64, 96)), cache_px=1
+    )
     own = {int(Path(path).stem) for path in dataset.paths}
     assert len(own) == 7
     images = dataset.__getitems__([(epoch, i) for epoch in range(20) for i in range(7)]).images.numpy()
