@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,7 +135,7 @@ def explain_pictures(cfg: Config, checkpoint: Path, out_dir: Path) -> list[Path]
     source = Path(cfg.run.gradcam)
     pictures = find_images(source, "--gradcam") if source.is_dir() else [str(source)]
     model, _ = load_model(checkpoint)
-    written: list[Path] = []
+    written: dict[Path, None] = {}
     for path in pictures:
         try:
             picture = read_image(path, limits=Limits.of(cfg.data))
@@ -146,11 +146,11 @@ def explain_pictures(cfg: Config, checkpoint: Path, out_dir: Path) -> list[Path]
         name = Path(os.path.relpath(path, source)).with_suffix("") if source.is_dir() else Path(source.stem)
         file = _unused(out_dir / f"gradcam_{'_'.join(name.parts)}.png", written)
         save_png(file, draw_explanation(picture, found, cfg.labels.class_names))
-        written.append(file)
-    return written
+        written[file] = None
+    return list(written)
 
 
-def _unused(file: Path, written: Sequence[Path]) -> Path:
+def _unused(file: Path, written: Collection[Path]) -> Path:
     """The file, or where it is one of those written the next of NAME-2, NAME-3, ... that is not."""
     names = itertools.chain([file], (file.with_stem(f"{file.stem}-{number}") for number in itertools.count(2)))
     return next(name for name in names if name not in written)
