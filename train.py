@@ -82,6 +82,8 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
         cfg = resolve(cfg, train_set, teachers.section if teachers and cfg.distill.compares_outputs else None)
     torch.manual_seed(cfg.data.seed)
     train_loader = None if cfg.run.val_only else loader_of(train_set, cfg, device, shuffle=True)
+    if train_loader:
+        notices.on_precision(cfg, device)
     if train_loader and cfg.data.background_share:
         notices.on_backgrounds(train_set, train_loader, cfg)
     student = build_model(cfg.model)

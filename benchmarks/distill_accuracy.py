@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40, help="epochs of the students")
     parser.add_argument("--teacher-epochs", type=int, default=40)
     parser.add_argument("--teacher-width", type=int, default=128)
-    parser.add_argument("--students", type=int, nargs="+", default=[16, 32], metavar="WIDTH")
+    parser.add_argument(
+        "--students", type=int, nargs="*", default=[16, 32], metavar="WIDTH", help="none: only the teacher"
+    )
     parser.add_argument(
         "--terms", nargs="*", choices=TERMS, default=["quality and boxes"], metavar="SET", help=", ".join(TERMS)
     )

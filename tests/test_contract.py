@@ -204,17 +204,17 @@ def test_checkpoint_rebuilds_the_model(cfg, tmp_path):
     step(task, state, images, targets)
     state.epoch = 1
     path = save_checkpoint(tmp_path, cfg, state, {}, is_best=True)
-    for name in (path, tmp_path / "last.pt", tmp_path / "best.pt"):
-        model, loaded = load_model(name)
-        assert loaded == cfg
-        assert not model.training
-        assert same(model.state_dict(), state.eval_model.state_dict())
-        with torch.no_grad():
-            expected, found = state.eval_model.eval()(images), model(images)
-        assert list(found) == list(expected)
-        # Not to the bit: kernels sum in another order where a tensor lies otherwise in memory.
-        for key in expected:
-            torch.testing.assert_close(found[key], expected[key], rtol=1e-5, atol=1e-6)
+    assert path.read_bytes() == (tmp_path / "last.pt").read_bytes() == (tmp_path / "best.pt").read_bytes()
+    model, loaded = load_model(path)
+    assert loaded == cfg
+    assert not model.training
+    assert same(model.state_dict(), state.eval_model.state_dict())
+    with torch.no_grad():
+        expected, found = state.eval_model.eval()(images), model(images)
+    assert list(found) == list(expected)
+    # Not to the bit: kernels sum in another order where a tensor lies otherwise in memory.
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-5, atol=1e-6)
 
 
 def test_resume_is_exact(cfg):

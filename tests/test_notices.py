@@ -1,6 +1,7 @@
-"""What a run says of its training data before it begins."""
+"""What a run says before it begins."""
 
 import pytest
+import torch
 from annotated import write_coco
 from conftest import PERSON_AND_CHAIR, SMALL_RUN
 from helpers import write_yaml
@@ -67,3 +68,17 @@ def test_a_run_keeps_its_augmentation_and_tells_of_another(fast, run_train, yolo
 
 def test_a_run_without_augmentation_keeps_none(trained):
     assert not (trained / "aug.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("processor", "flags", "said"),
+    [("AVX2", ["--use-amp"], True), ("AVX512", ["--use-amp"], False), ("AVX2", [], False)],
+)
+def test_mixed_precision_that_a_processor_only_imitates_is_warned_of(
+    fast, run_train, yolo_folder, monkeypatch, processor, flags, said
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    yolo_folder()
+    outcome = run_train(*SMALL_RUN, "--image-dir", "data", *flags)
+    assert outcome.code == 0
+    assert any("--use-amp" in line for line in outcome.warnings) is said

@@ -272,11 +272,14 @@ def test_keras_recipe_trains(run_train, cut, tmp_path):
 
 @pytest.fixture
 def few(yolo_folder, tmp_path, monkeypatch):
-    """Flags that make an early recipe small but leave its network, typed after its own; no pictures are drawn."""
+    """Flags that make an early recipe small but leave its network, typed after its own; no pictures are drawn.
+
+    Without mixed precision: many processors only imitate it, slowly, and other tests have it.
+    """
     monkeypatch.setattr("uhd.recorder.write_reports", lambda *args, **kwargs: None)
     yolo_folder(LABELS[:3])
     (tmp_path / "uhd").symlink_to(ROOT / "uhd")
-    return ["--image-dir", "data", "--epochs", "1", "--num-workers", "0", "--device", "cpu"]
+    return ["--image-dir", "data", "--epochs", "1", "--num-workers", "0", "--device", "cpu", "--no-use-amp"]
 
 
 def test_keras_distillation_trains(run_train, few, tmp_path):

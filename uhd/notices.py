@@ -1,9 +1,11 @@
-"""What a run says of its training data before it begins: settings without effect, and what is done beside the flags."""
+"""What a run says before it begins: settings without effect or to its harm, and what is done beside the flags."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+
+import torch
 
 from uhd.augment import Pipeline
 from uhd.augment.geometric import HorizontalFlip
@@ -72,3 +74,11 @@ def on_backgrounds(train_set: DetectionDataset, loader: BatchLoader, cfg: Config
     elif cfg.data.background_share != DataConfig.background_share:
         numbers = cfg.data.background_share, backgrounds, len(train_set)
         log.warning("--background-share %g has no effect: %d of %d training pictures are without a box", *numbers)
+
+
+def on_precision(cfg: Config, device: torch.device) -> None:
+    """A warning where mixed precision makes training slower: processors without AVX-512 only imitate bfloat16."""
+    if cfg.optim.use_amp and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        log.warning(
+            "--use-amp: this processor has no bfloat16 of its own (AVX2); training is many times slower with it"
+        )
