@@ -8,7 +8,11 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 
+from uhd.config import DataConfig, InputConfig, LabelsConfig
+from uhd.data import build_datasets
 from uhd.data.listing import find_images, label_candidates
+
+PERSON_ONLY = LabelsConfig().resolved()
 
 
 def boxes_of(folder):
@@ -85,3 +89,19 @@ WRITERS = {
     "voc": lambda folder, below: write_voc(folder, below / "xml"),
     "csv": lambda folder, below: write_csv(folder, below / "labels.csv"),
 }
+
+
+def read(folder, annotations, labels=PERSON_ONLY, **flags):
+    """The training set of a folder, which is all of it."""
+    flags = {"train_split": 1, "val_split": 0, "cache": "ram", **flags}
+    data = DataConfig(image_dir=str(folder), annotations=annotations and str(annotations), **flags)
+    return build_datasets(InputConfig(img_size=(16, 16)), labels, data)[0]
+
+
+def by_name(dataset):
+    """Boxes and labels of each picture."""
+    pairs = zip(dataset.boxes, dataset.labels, strict=True)
+    return {
+        os.path.basename(path): (boxes.tolist(), labels.tolist())
+        for path, (boxes, labels) in zip(dataset.paths, pairs, strict=True)
+    }

@@ -1,4 +1,4 @@
-"""Training from `--annotations`: what becomes of pictures and boxes, and what is said about mistakes."""
+"""Training from `--annotations`: what becomes of pictures and boxes."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from annotated import WRITERS, write_coco, write_csv, write_turned, write_voc
+from annotated import PERSON_ONLY, WRITERS, by_name, read, write_coco, write_csv, write_turned, write_voc
 from conftest import PERSON, PERSON_AND_CHAIR, SMALL_RUN
 from helpers import draw_people, metric_rows, train_args
 
@@ -18,24 +18,7 @@ from uhd.data import build_datasets
 from uhd.data import cache as cache_module
 from uhd.types import IGNORED
 
-PERSON_ONLY = LabelsConfig().resolved()
 TIMES = ("seconds", "images_per_second")
-
-
-def read(folder, annotations, labels=PERSON_ONLY, **flags):
-    """The training set of a folder, which is all of it."""
-    flags = {"train_split": 1, "val_split": 0, "cache": "ram", **flags}
-    data = DataConfig(image_dir=str(folder), annotations=annotations and str(annotations), **flags)
-    return build_datasets(InputConfig(img_size=(16, 16)), labels, data)[0]
-
-
-def by_name(dataset):
-    """Boxes and labels of each picture."""
-    pairs = zip(dataset.boxes, dataset.labels, strict=True)
-    return {
-        os.path.basename(path): (boxes.tolist(), labels.tolist())
-        for path, (boxes, labels) in zip(dataset.paths, pairs, strict=True)
-    }
 
 
 # --- the same run from every format -----------------------------------------------------------------
@@ -175,6 +158,20 @@ def test_teacher_and_student_know_each_others_classes_by_the_names_of_annotation
     assert read_checkpoint(tmp_path / "teacher/best.pt").config.labels.class_names == ("chair", "person")
 
 
+def test_checkpoint_keeps_its_annotations_unless_pictures_are_typed(run_train, yolo_folder, tmp_path):
+    write_csv(yolo_folder([PERSON] * 6), tmp_path / "x.csv")
+    flags = ("--image-dir", "data", "--annotations", "x.csv", "--num-anchors", "1")
+    assert run_train(*SMALL_RUN, *flags, "--ckpt-out", "run").code == 0
+    for path in (tmp_path / "data").glob("*.txt"):
+        path.write_text("0 1 2\n")
+    validate = ("--ckpt", "run/best.pt", "--val-only", "--cache", "ram", "--num-workers", "0", "--device", "cpu")
+    assert run_train(*validate).code == 0
+    outcome = run_train(*validate, "--image-dir", "data")
+    assert outcome.code == 2
+    assert ".txt:1" in outcome.errors[0]
+    assert run_train(*validate, "--image-dir", "data", "--annotations", "x.csv").code == 0
+
+
 # --- what is neither truth nor background -----------------------------------------------------------
 
 
@@ -277,6 +274,32 @@ def test_boxes_are_those_of_the_picture_as_its_exif_orientation_shows_it(tmp_pat
     np.testing.assert_allclose(dataset.boxes[0][0], [10 / 60, 0, 20 / 60, 30 / 40], atol=1e-6)
 
 
+def test_xml_of_pictures_that_were_renamed_is_found_by_its_own_name(yolo_folder, tmp_path, caplog):
+    data = yolo_folder([PERSON] * 4)
+    found = write_voc(data, tmp_path / "xml")
+    for index, stale in enumerate(("000.jpg", "001.PNG", "IMG_7.jpg", "003.png")):
+        file = found / f"{index:03}.xml"
+        file.write_text(file.read_text().replace(f"{index:03}.png", stale))
+    with caplog.at_level("WARNING", logger="uhd"):
+        dataset = read(data, found)
+    assert [len(boxes) for boxes in dataset.boxes] == [1, 1, 1, 1]
+    assert not [record for record in caplog.records if "--annotations" in record.message]
+
+
+def test_pictures_in_tar_shards(yolo_folder, tmp_path):
+    data = yolo_folder([PERSON, PERSON, PERSON])
+    for name, members in (("train.tar", ("000", "001")), ("val.tar", ("002",))):
+        with tarfile.open(tmp_path / name, "w") as archive:
+            for member in members:
+                archive.add(data / f"{member}.png", f"{member}.png")
+    lists = {"train_list": str(tmp_path / "train.tar"), "val_list": str(tmp_path / "val.tar")}
+    for kind, write in WRITERS.items():
+        (tmp_path / kind).mkdir()
+        found = DataConfig(**lists, cache="ram", annotations=str(write(data, tmp_path / kind)))
+        sets = build_datasets(InputConfig(img_size=(16, 16)), PERSON_ONLY, found)
+        assert [dataset.num_boxes for dataset in sets] == [2, 1]
+
+
 # --- the cache ------------------------------------------------------------------------------------------
 
 
@@ -334,100 +357,6 @@ def test_text_and_annotations_have_caches_of_their_own(opened, yolo_folder, tmp_
     assert opened == []
 
 
-# --- mistakes -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "mentions"),
-    [
-        ("none.json", None, ("none.json", "no such file")),
-        ("x.json", "{", ("x.json:1", "not JSON")),
-        ("x.csv", "a,b\n", ("x.csv:1", "img_name,label")),
-        ("x.xml", "<a/>", ("x.xml:1", "<annotation>")),
-        ("empty", "", ("empty", "no .xml file")),
-    ],
-)
-def test_mistakes_name_flag_file_and_place(name, text, mentions, refused, yolo_folder, tmp_path):
-    yolo_folder([PERSON] * 3)
-    if name == "empty":
-        (tmp_path / name).mkdir()
-    elif text is not None:
-        (tmp_path / name).write_text(text)
-    refused("--image-dir", "data", "--annotations", name, mentions=("--annotations", *mentions))
-
-
-def test_malformed_boxes_stop_the_program_or_are_left_out(refused, accepted, yolo_folder, tmp_path):
-    data = yolo_folder([PERSON] * 3)
-    content = json.loads(write_coco(data, tmp_path / "x.json").read_text())
-    content["annotations"][1]["bbox"] = [1, 2, "x", 4]
-    (tmp_path / "x.json").write_text(json.dumps(content))
-    file = write_voc(data, tmp_path / "xml") / "001.xml"
-    file.write_text(file.read_text().replace("<object>", "<object>\n<pose/>").replace("<xmin>", "<xmin>x"))
-    table = write_csv(data, tmp_path / "x.csv")
-    table.write_text(table.read_text() + "001.png,0,1,2,nan,4\n")
-    for name, place in (("x.json", "annotations[1].bbox"), ("xml", "001.xml:1"), ("x.csv", "x.csv:5")):
-        flags = ("--image-dir", "data", "--annotations", name, "--train-split", "1", "--val-split", "0")
-        refused(*flags, mentions=("--annotations", place, "--skip-bad-labels"))
-        outcome = accepted(*flags, "--skip-bad-labels")
-        assert any("1 bad lines dropped" in line for line in outcome.warnings)
-        assert any(f"training: 3 pictures, {3 if name == 'x.csv' else 2} boxes" in line for line in outcome.out)
-
-
-def test_xml_of_pictures_that_were_renamed_is_found_by_its_own_name(yolo_folder, tmp_path, caplog):
-    data = yolo_folder([PERSON] * 4)
-    found = write_voc(data, tmp_path / "xml")
-    for index, stale in enumerate(("000.jpg", "001.PNG", "IMG_7.jpg", "003.png")):
-        file = found / f"{index:03}.xml"
-        file.write_text(file.read_text().replace(f"{index:03}.png", stale))
-    with caplog.at_level("WARNING", logger="uhd"):
-        dataset = read(data, found)
-    assert [len(boxes) for boxes in dataset.boxes] == [1, 1, 1, 1]
-    assert not [record for record in caplog.records if "--annotations" in record.message]
-
-
-def test_annotations_of_other_pictures_than_those_given_are_told_of(yolo_folder, tmp_path, caplog):
-    data = yolo_folder([PERSON] * 3)
-    table = write_csv(data, tmp_path / "x.csv")
-    table.write_text(table.read_text().replace("001.png", "other.png"))
-    with caplog.at_level("WARNING", logger="uhd"):
-        dataset = read(data, table)
-    assert dataset.num_backgrounds == 1
-    (record,) = [record for record in caplog.records if "--annotations" in record.message]
-    said = ("1 of its pictures are none of those given, first other.png", "1 of those given are not in it", "001.png")
-    assert all(part in record.message for part in said)
-
-
-def test_picture_of_an_xml_file_that_is_left_out_is_no_background(refused, accepted, yolo_folder, tmp_path):
-    data = yolo_folder([PERSON] * 4)
-    (data / "003.png").rename(data / "deep.png")
-    found = write_voc(data, tmp_path / "xml")
-    (found / "001.xml").write_text("<annotation><object>")
-    flags = ("--image-dir", "data", "--annotations", "xml", "--train-split", "1", "--val-split", "0")
-    refused(*flags, mentions=("001.xml:1", "--skip-bad-labels"))
-    outcome = accepted(*flags, "--skip-bad-labels")
-    assert any("1 files of annotations are left out with their pictures" in line for line in outcome.warnings)
-    assert any("1 pictures are not listed" in line and "001.png" in line for line in outcome.warnings)
-    assert any("training: 3 pictures, 2 boxes, 1 pictures without a box" in line for line in outcome.out)
-
-
-def test_demo_data_and_annotations_exclude_each_other(refused):
-    refused("--demo-data", "20", "--annotations", "x.json", mentions=("--demo-data and --annotations",))
-
-
-def test_pictures_in_tar_shards(yolo_folder, tmp_path):
-    data = yolo_folder([PERSON, PERSON, PERSON])
-    for name, members in (("train.tar", ("000", "001")), ("val.tar", ("002",))):
-        with tarfile.open(tmp_path / name, "w") as archive:
-            for member in members:
-                archive.add(data / f"{member}.png", f"{member}.png")
-    lists = {"train_list": str(tmp_path / "train.tar"), "val_list": str(tmp_path / "val.tar")}
-    for kind, write in WRITERS.items():
-        (tmp_path / kind).mkdir()
-        found = DataConfig(**lists, cache="ram", annotations=str(write(data, tmp_path / kind)))
-        sets = build_datasets(InputConfig(img_size=(16, 16)), PERSON_ONLY, found)
-        assert [dataset.num_boxes for dataset in sets] == [2, 1]
-
-
 def test_picture_that_is_listed_later_is_read_then(opened, yolo_folder, tmp_path):
     data = yolo_folder([PERSON, PERSON, PERSON])
     whole = write_coco(data, tmp_path / "x.json").read_text()
@@ -439,17 +368,3 @@ def test_picture_that_is_listed_later_is_read_then(opened, yolo_folder, tmp_path
         opened.clear()
         assert len(read(data, tmp_path / "x.json", **flags)) == count
         assert len(opened) == expected  # the json, and the pictures that were not known
-
-
-def test_checkpoint_keeps_its_annotations_unless_pictures_are_typed(run_train, yolo_folder, tmp_path):
-    write_csv(yolo_folder([PERSON] * 6), tmp_path / "x.csv")
-    flags = ("--image-dir", "data", "--annotations", "x.csv", "--num-anchors", "1")
-    assert run_train(*SMALL_RUN, *flags, "--ckpt-out", "run").code == 0
-    for path in (tmp_path / "data").glob("*.txt"):
-        path.write_text("0 1 2\n")
-    validate = ("--ckpt", "run/best.pt", "--val-only", "--cache", "ram", "--num-workers", "0", "--device", "cpu")
-    assert run_train(*validate).code == 0
-    outcome = run_train(*validate, "--image-dir", "data")
-    assert outcome.code == 2
-    assert ".txt:1" in outcome.errors[0]
-    assert run_train(*validate, "--image-dir", "data", "--annotations", "x.csv").code == 0
