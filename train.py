@@ -30,7 +30,7 @@ from uhd.data.cache import available_cores
 from uhd.data.dataset import DetectionDataset
 from uhd.data.loader import BatchLoader, build_loader
 from uhd.data.synthetic import write_demo_data
-from uhd.distill_task import DistillTask, build_distill_task, load_teachers
+from uhd.distill_task import DistillTask, Teachers, build_distill_task, load_teachers
 from uhd.engine import Progress, Validation, evaluate, train_one_epoch
 from uhd.files import write_whole
 from uhd.gradcam import explain_pictures
@@ -84,30 +84,16 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
     train_loader = None if cfg.run.val_only else loader_of(train_set, cfg, device, shuffle=True)
     if train_loader:
         notices.on_precision(cfg, device)
-    if train_loader and cfg.data.background_share:
-        notices.on_backgrounds(train_set, train_loader, cfg)
-    student = build_model(cfg.model)
-    if cfg.optim.sync_bn:
-        dist.share_batch_statistics(student, device)
+        if cfg.data.background_share:
+            notices.on_backgrounds(train_set, train_loader, cfg)
     pictures = train_loader.batch_sampler.pictures_in_epoch if train_loader else 0
-    task = build_distill_task(cfg, student, teachers, pictures)
-    task = task.to(device).to(memory_format=torch.channels_last)
-    describe_model(task, cfg)
-    goes_on = bool(cfg.run.resume) and not cfg.run.val_only
-    if checkpoint and goes_on:
-        notices.on_changed_augmentation(cfg, checkpoint.path.parent)
-    if checkpoint and not goes_on:
-        load_weights(task, checkpoint, cfg)
-    state = TrainState(cfg.optim, task, device)
-    if checkpoint and goes_on:
-        with names_file(checkpoint, "--resume"):
-            state.load_state_dict(checkpoint.state)
+    state = state_of(cfg, checkpoint, teachers, pictures, device)
     val_loader = loader_of(val_set, cfg, device, shuffle=False)
     if train_loader is None:
         validate_only(cfg, state, val_loader, signals)
         return
-    if isinstance(task, DistillTask) and cfg.distill.teacher_cache:
-        task.remember(train_set, cfg, progress_of("teacher", signals))
+    if isinstance(state.task, DistillTask) and cfg.distill.teacher_cache:
+        state.task.remember(train_set, cfg, progress_of("teacher", signals))
     last_epoch = cfg.optim.stop_epoch or cfg.optim.epochs
     if state.epoch >= last_epoch:
         log.info("nothing is left to do: %d of %d epochs are finished", state.epoch, last_epoch)
@@ -118,6 +104,31 @@ def run(argv: Sequence[str] | None, signals: StopSignals) -> None:
         folder = open_run_dir(cfg.run, continues=goes_on_in_place(cfg, checkpoint))
         recorder = Recorder(folder, cfg, state, val_set)
     train(cfg, recorder, state, (train_loader, val_loader), signals)
+
+
+def state_of(
+    cfg: Config, checkpoint: Checkpoint | None, teachers: Teachers | None, pictures: int, device: torch.device
+) -> TrainState:
+    """The network and what trains it, on the device: new, with a checkpoint's weights, or as a resumed run left it.
+
+    pictures: that many are seen in an epoch.
+    """
+    student = build_model(cfg.model)
+    if cfg.optim.sync_bn:
+        dist.share_batch_statistics(student, device)
+    task = build_distill_task(cfg, student, teachers, pictures)
+    task = task.to(device).to(memory_format=torch.channels_last)
+    describe_model(task, cfg)
+    goes_on = bool(cfg.run.resume) and not cfg.run.val_only
+    if checkpoint and goes_on:
+        notices.on_changed_augmentation(cfg, checkpoint.path.parent)
+    elif checkpoint:
+        load_weights(task, checkpoint, cfg)
+    state = TrainState(cfg.optim, task, device)
+    if checkpoint and goes_on:
+        with names_file(checkpoint, "--resume"):
+            state.load_state_dict(checkpoint.state)
+    return state
 
 
 def train(
