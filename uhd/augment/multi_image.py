@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from uhd.augment.geometric import log_uniform
 from uhd.augment.params import number, number_range, param, whole_number
 from uhd.augment.pipeline import Draw, MultiImageOp
 from uhd.augment.sample import Image, Sample
-from uhd.augment.view import Truths, Window, join, size_of
+from uhd.augment.view import Shown, Truths, Window, join, size_of
 from uhd.types import IGNORED
 
 # Two half-transparent pictures, never one that hardly shows: the shape that YOLOX and its successors use.
@@ -43,21 +44,18 @@ class Mosaic(MultiImageOp):
         height, width = sample.image.shape[:2]
         x, y = (round(side * rng.triangular(0.2, 0.5, 0.8)) for side in (width, height))
         quarters = [Window(0, 0, x, y), Window(x, 0, width, y), Window(0, y, x, height), Window(x, y, width, height)]
-        own = rng.integers(4)
-        scales = log_uniform(rng, self.scale_range, 4)
+        own = int(rng.integers(4))
+        scales = log_uniform(rng, self.scale_range, 4).tolist()
         canvas = np.empty_like(sample.image)
-        boxes, labels, limits = [], [], []
+        parts = []
         for i, quarter in enumerate(quarters):
             piece = sample if i == own else draw()
             if not (quarter.width and quarter.height):
                 continue
             source = _part(piece.image, quarter, scales[i], rng)
             view.draw(piece.image, source, canvas, quarter)
-            boxes.append(view.placed(piece, source, canvas, quarter))
-            labels.append(piece.labels)
-            limits.append(np.broadcast_to(view.shares_of(quarter, canvas), piece.boxes.shape))
-        truths = np.concatenate(boxes), np.concatenate(labels), np.concatenate(limits)
-        return Sample(canvas, *view.clip_truths(*truths, self.min_visibility))
+            parts.append(Shown(piece, source, quarter))
+        return Sample(canvas, *view.shown_truths(parts, canvas, self.min_visibility)[0])
 
 
 @dataclass(frozen=True)
@@ -95,26 +93,30 @@ class CopyPaste(MultiImageOp):
     def combine(self, sample: Sample, rng: np.random.Generator, draw: Draw) -> Sample:
         """The sample with drawn objects on it."""
         canvas = sample.image.copy()
-        layers = [(Window(0, 0, 0, 0), (sample.boxes, sample.labels))]
+        pasted: list[Shown] = []
         for _ in range(self.sample_num):
             source = draw()
             for window in self._objects(source, rng):
                 target = self._place(window, canvas, rng)
-                layers.append((target, view.show(source, window, canvas, target, self.min_visibility)))
-        covered = np.zeros(canvas.shape[:2], np.bool_)
-        seen: list[Truths] = []
-        for window, truths in reversed(layers):
-            seen.append(uncovered(truths, covered, self.min_visibility) if seen else truths)
-            covered[window.y1 : window.y2, window.x1 : window.x2] = True
-        return Sample(canvas, *join(seen[::-1]))
+                view.draw(source.image, window, canvas, target)
+                pasted.append(Shown(source, window, target))
+        if not pasted:
+            return sample
+        top = np.zeros(canvas.shape[:2], np.int16)
+        for layer, each in enumerate(pasted, start=1):
+            top[each.target.y1 : each.target.y2, each.target.x1 : each.target.x2] = layer
+        truths, owners = view.shown_truths(pasted, canvas, self.min_visibility)
+        layers = [0] * len(sample.labels) + [owner + 1 for owner in owners.tolist()]
+        every = join([(sample.boxes, sample.labels), truths])
+        return Sample(canvas, *uncovered(every, layers, top, self.min_visibility))
 
     def _objects(self, sample: Sample, rng: np.random.Generator) -> list[Window]:
         """Windows of some of the sample's truths, in random order."""
         edges = sample.boxes * size_of(sample.image)
-        corners = _whole_pixels(edges)
-        visible = ((edges[:, 2:] - edges[:, :2]) >= _LEAST_PASTED_SIDE).all(axis=1) & (sample.labels != IGNORED)
-        chosen = rng.permutation(np.flatnonzero(visible))[: self.max_paste_objects]
-        return [Window(*corners[i].tolist()) for i in chosen]
+        sides = edges[:, 2:] - edges[:, :2]
+        large = (sides[:, 0] >= _LEAST_PASTED_SIDE) & (sides[:, 1] >= _LEAST_PASTED_SIDE)
+        chosen = rng.permutation((large & (sample.labels != IGNORED)).nonzero()[0])[: self.max_paste_objects]
+        return [Window(*corners) for corners in _whole_pixels(edges[chosen]).tolist()]
 
     def _place(self, window: Window, canvas: Image, rng: np.random.Generator) -> Window:
         """A random place of the jittered size, wholly inside the canvas."""
@@ -125,31 +127,37 @@ class CopyPaste(MultiImageOp):
         return Window(x, y, x + across, y + down)
 
 
-def uncovered(truths: Truths, covered: NDArray[np.bool_], min_visibility: float) -> Truths:
-    """What is left of truths below others: covered [H,W] says which pixels something else is drawn over.
+def uncovered(truths: Truths, layers: Sequence[int], top: NDArray[np.int16], min_visibility: float) -> Truths:
+    """What is left of truths below others: each is in one of the layers [g], of which top [H,W] is the one seen.
 
     A truth of which less than min_visibility is still seen becomes IGNORED, one of which nothing is seen goes, and a
     box that is covered from a side shrinks to what is left.
     """
     boxes, labels = truths[0].copy(), truths[1].copy()
-    size = size_of(covered)
-    left = np.ones(len(labels), np.bool_)
-    for i, (x1, y1, x2, y2) in enumerate(_whole_pixels(boxes * size).tolist()):
-        seen = ~covered[y1:y2, x1:x2]
+    height, width = top.shape
+    gone = []
+    pixels = _whole_pixels(boxes * size_of(top)).tolist()
+    for i, ((x1, y1, x2, y2), layer) in enumerate(zip(pixels, layers, strict=True)):
+        seen = top[y1:y2, x1:x2] <= layer
         count = np.count_nonzero(seen)
         if count == seen.size:
             continue
-        left[i] = count > 0
-        if not left[i]:
+        if not count:
+            gone.append(i)
             continue
         if count < min_visibility * seen.size:
             labels[i] = IGNORED
-        columns, rows = np.atleast_1d(seen.any(axis=0)), np.atleast_1d(seen.any(axis=1))
-        first = np.array([x1 + int(columns.argmax()), y1 + int(rows.argmax())]) / size[:2]
-        last = np.array([x2 - int(columns[::-1].argmax()), y2 - int(rows[::-1].argmax())]) / size[:2]
-        boxes[i, :2] = np.maximum(boxes[i, :2], first)
-        boxes[i, 2:] = np.minimum(boxes[i, 2:], last)
-    return boxes[left], labels[left]
+        x, y, across, down = cv2.boundingRect(seen.view(np.uint8))
+        low_x, low_y, high_x, high_y = boxes[i].tolist()
+        boxes[i] = (
+            max(low_x, (x1 + x) / width),
+            max(low_y, (y1 + y) / height),
+            min(high_x, (x1 + x + across) / width),
+            min(high_y, (y1 + y + down) / height),
+        )
+    if not gone:
+        return boxes, labels
+    return np.delete(boxes, gone, axis=0), np.delete(labels, gone)
 
 
 def _whole_pixels(edges: NDArray[np.float64]) -> NDArray[np.int64]:

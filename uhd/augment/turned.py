@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from uhd.augment.view import SLIVER, Truths, seen_truths
+from uhd.augment.view import SLIVER, Truths, visible
 
 Edges = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
 """Starts and ends [g,4,2] of the sides of quadrangles, and which of them there are [g,4]."""
@@ -13,23 +13,32 @@ _LEVEL = 1e-12
 
 
 def clip_turned(corners: NDArray[np.float64], labels: NDArray[np.int64], min_visibility: float) -> Truths:
-    """As `clip_truths` to the whole picture, of turned rectangles: corners [g,4,2] (x, y) 0..1, in order.
+    """The truths of turned rectangles, clipped to the whole picture as `view.show` does: corners [g,4,2] (x, y) 0..1.
 
-    A box encloses what is seen of its rectangle, and the share that decides is the rectangle's own: the box around all
-    of it, clipped, would be too large where a corner of it lies outside, and count what the object does not cover.
+    The corners go round. A box encloses what is seen of its rectangle, and the share that decides is the rectangle's
+    own: the box around all of it, clipped, would be too large where a corner of it lies outside, and count what the
+    object does not cover.
     """
     lowest, highest = corners.min(axis=1), corners.max(axis=1)
     if (lowest >= 0).all() and (highest <= 1).all():
-        # Most pictures: what follows takes several times as long.
-        whole = np.ones(len(corners))
-        return seen_truths(np.concatenate([lowest, highest], axis=1), whole, whole, labels, min_visibility)
+        # Most pictures: what the others need takes several times as long.
+        boxes, kept = np.concatenate([lowest, highest], axis=1), np.ones(len(corners))
+        full = kept
+    else:
+        boxes, kept, full = _clipped(corners)
+    labels, left = visible(boxes, kept, full, labels, min_visibility)
+    return boxes[left].astype(np.float32), labels
+
+
+def _clipped(corners: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The boxes [g,4] around what is seen of turned rectangles, its area [g], and that of all of them [g]."""
     starts, ends = corners, np.roll(corners, -1, axis=1)
     inside = [_between_0_and_1(starts, ends, axis) for axis in (0, 1)]
     # What of the outline lies between top and bottom spans from left to right, and the other way round.
     spans = [_span(*inside[1 - axis], axis) for axis in (0, 1)]
     boxes = np.column_stack([spans[0][0], spans[1][0], spans[0][1], spans[1][1]])
     full = np.abs((starts[..., 0] * ends[..., 1] - ends[..., 0] * starts[..., 1]).sum(axis=1)) / 2
-    return seen_truths(boxes, _area_seen(*inside[1]), full, labels, min_visibility)
+    return boxes, _area_seen(*inside[1]), full
 
 
 def _between_0_and_1(starts: NDArray[np.float64], ends: NDArray[np.float64], axis: int) -> Edges:

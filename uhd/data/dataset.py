@@ -191,11 +191,29 @@ class DetectionDataset(Dataset[Sample]):
         images = self._images.gather(indices)
         boxes, labels = [self.boxes[i] for i in indices], [self.labels[i] for i in indices]
         if self.transform is not None:
-            stored = map(Sample, images, boxes, labels)
-            samples = [self._augment(sample, key, self.transform) for sample, key in zip(stored, keys, strict=True)]
-            images = np.stack([sample.image for sample in samples])
-            boxes, labels = [sample.boxes for sample in samples], [sample.labels for sample in samples]
+            images = self._augment_all(images, boxes, labels, keys, self.transform)
         return Batch(torch.from_numpy(images), self._targets(indices, boxes, labels))
+
+    def _augment_all(
+        self,
+        images: NDArray[np.uint8],
+        boxes: list[NDArray[np.float32]],
+        labels: list[NDArray[np.int64]],
+        keys: Sequence[Key],
+        transform: Pipeline,
+    ) -> NDArray[np.uint8]:
+        """Augments samples in their lists; returns their pictures, in the array of the stored ones where they fit.
+
+        Each picture goes there at once: a batch of loose ones is memory that the process asks for, and gives back, for
+        each batch, which takes as long as some ops.
+        """
+        augmented = images
+        for row, key in enumerate(keys):
+            sample = self._augment(Sample(images[row], boxes[row], labels[row]), key, transform)
+            if row == 0 and sample.image.shape != images.shape[1:]:
+                augmented = np.empty((len(keys), *sample.image.shape), np.uint8)
+            augmented[row], boxes[row], labels[row] = sample.image, sample.boxes, sample.labels
+        return augmented
 
     def _augment(self, sample: Sample, key: Key, transform: Pipeline) -> Sample:
         """The sample as the key's epoch sees it."""

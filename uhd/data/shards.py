@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import mmap
 import os
 import shutil
@@ -44,12 +45,12 @@ class Layout:
     def of(cls, shape: tuple[int, ...]) -> Self:
         """The layout for new shards."""
         smallest = -(-shape[0] // MAX_SHARDS)
-        return cls(shape, max(SHARD_BYTES // int(np.prod(shape[1:])), smallest, 1))
+        return cls(shape, max(SHARD_BYTES // math.prod(shape[1:]), smallest, 1))
 
     @property
     def picture_bytes(self) -> int:
         """Size of a picture."""
-        return int(np.prod(self.shape[1:]))
+        return math.prod(self.shape[1:])
 
     @property
     def num_shards(self) -> int:
@@ -77,7 +78,7 @@ class ShardStore:
         self._layout = layout
         self._checksums = checksums
         # In memory that forked workers share: what one of them has compared need not be compared again.
-        self._compared = np.frombuffer(mmap.mmap(-1, max(len(checksums), 1)), np.uint8)
+        self._compared = mmap.mmap(-1, max(len(checksums), 1))
         self._descriptors: list[int] = []
         weakref.finalize(self, _close, self._descriptors)
         for file in files:
@@ -87,15 +88,15 @@ class ShardStore:
         """New array [len(indices),H,W,3] uint8 RGB. Raises OSError that names a damaged file, and removes it."""
         images = np.empty((len(indices), *self._layout.shape[1:]), np.uint8)
         per_shard, num_bytes, descriptors = self._layout.per_shard, self._layout.picture_bytes, self._descriptors
+        compared = self._compared
         for image, index in zip(images, indices.tolist(), strict=True):
             shard, row = divmod(index, per_shard)
             if os.preadv(descriptors[shard], [image], row * num_bytes) != num_bytes:
                 raise self._damaged(index)
-        for row in np.flatnonzero(self._compared[indices] == 0).tolist():
-            index = int(indices[row])
-            if zlib.crc32(images[row]) != self._checksums[index]:
-                raise self._damaged(index)
-            self._compared[index] = 1
+            if not compared[index]:
+                if zlib.crc32(image) != self._checksums[index]:
+                    raise self._damaged(index)
+                compared[index] = 1
         return images
 
     def _damaged(self, index: int) -> OSError:
