@@ -19,9 +19,10 @@ from benchmarks.trainings import HEAD, best_epoch, split_flags, summary
 from uhd.checkpoint import read_checkpoint
 
 TERMS: dict[str, list[str]] = {
+    "boxes and features": ["--distill-box-l1", "5", "--distill-feat", "5"],
     "quality": ["--distill-quality", "1"],
     "quality and boxes": ["--distill-quality", "1", "--distill-box-l1", "5"],
-    "quality, boxes and features": ["--distill-quality", "1", "--distill-box-l1", "5", "--distill-feat", "2"],
+    "quality, boxes and features": ["--distill-quality", "1", "--distill-box-l1", "5", "--distill-feat", "5"],
     "classes, quality and boxes": ["--distill-kl", "1", "--distill-quality", "1", "--distill-box-l1", "5"],
 }
 """The weights of each set; that of the boxes is the truths' own. With one class --distill-kl says something only where
@@ -39,7 +40,7 @@ def main() -> None:
         "--students", type=int, nargs="*", default=[16, 32], metavar="WIDTH", help="none: only the teacher"
     )
     parser.add_argument(
-        "--terms", nargs="*", choices=TERMS, default=["quality and boxes"], metavar="SET", help=", ".join(TERMS)
+        "--terms", nargs="*", choices=TERMS, default=["boxes and features"], metavar="SET", help=", ".join(TERMS)
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     args = parser.parse_args(own)

@@ -137,7 +137,7 @@ def test_every_operator_set(name, opset, tmp_path):
     checkpoint = write_checkpoint(tmp_path, variant_config(name))
     images = pictures(2, variant_config(name).input.img_size)
     network = build_network(prepared(checkpoint, opset=opset))
-    for options in ({}, {"separate_outputs": True}, {"merge_postprocess": False}):
+    for options in ({}, {"merge_postprocess": False}):
         export = prepared(checkpoint, opset=opset, **options)
         model = finish(export, network)
         assert {each.domain: each.version for each in model.opset_import} == {"": opset}
@@ -237,7 +237,13 @@ def test_open_sizes(name, kind, dynamic, simplify, tmp_path):
                 assert_same_rows(found, expected)
 
 
-@pytest.mark.parametrize("name", ["three classes", "stride 4"])
+@pytest.fixture(params=["three classes", "stride 4"], scope="module")
+def threshold_row(request, tmp_path_factory):
+    """As `row`, of networks with one and with several classes."""
+    checkpoint = write_checkpoint(tmp_path_factory.mktemp("export"), variant_config(request.param))
+    return checkpoint, build_network(prepared(checkpoint))
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -251,10 +257,11 @@ def test_open_sizes(name, kind, dynamic, simplify, tmp_path):
     ],
     ids=str,
 )
-def test_thresholds(name, options, tmp_path):
-    export = prepared(write_checkpoint(tmp_path, variant_config(name)), **options)
+def test_thresholds(threshold_row, options):
+    checkpoint, network = threshold_row
+    export = prepared(checkpoint, **options)
     images = pictures(2, (64, 64))
-    rows = merged_rows(built(export), images)
+    rows = merged_rows(finish(export, network), images)
     assert rows.shape == (2, options.get("topk", 100), 6)
     for found, expected in zip(rows, rows_of_torch(export, images), strict=True):
         assert_same_rows(found, expected)
