@@ -137,7 +137,7 @@ def test_every_operator_set(name, opset, tmp_path):
     checkpoint = write_checkpoint(tmp_path, variant_config(name))
     images = pictures(2, variant_config(name).input.img_size)
     network = build_network(prepared(checkpoint, opset=opset))
-    for options in ({}, {"merge_postprocess": False}):
+    for options in ({}, {"separate_outputs": True}, {"merge_postprocess": False}):
         export = prepared(checkpoint, opset=opset, **options)
         model = finish(export, network)
         assert {each.domain: each.version for each in model.opset_import} == {"": opset}
