@@ -137,7 +137,7 @@ def make_config(*, arch="ultratinyod", img_size=(32, 32), model=None, labels=Non
     return Config(
         input=InputConfig(img_size=img_size),
         labels=known,
-        model=MODEL_CONFIGS[arch](**section).completed(),
+        model=MODEL_CONFIGS[arch](**section).completed(img_size),
         data=DataConfig(cache="ram", num_workers=0, **(data or {})),
         loss=LossConfig(**(loss or {})),
         assign=AssignConfig(**(assign or {})),

@@ -299,7 +299,7 @@ def test_transformer_learns_by_its_own_defaults(further):
         ("cnn", (0.008, 0.5)),
         ("ultratinyod", (0.008, 0.5)),
         ("transformer", (0.001, 0.0001)),
-        ("nanodet", (0.001, 0.05)),
+        ("nanodet", (0.008, 0.5)),
     ):
         optim = parse(f"--arch {arch} {further}").optim
         assert (optim.lr, optim.weight_decay) == expected

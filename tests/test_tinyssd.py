@@ -1,5 +1,6 @@
 """Tiny SSD: its sizes as published, its levels and priors, and what each flag changes."""
 
+import dataclasses
 import itertools
 import math
 
@@ -21,8 +22,8 @@ PAPER = {"tinyssd_priors": "published", "activation": "relu"}
 PLAIN = {**PAPER, "tinyssd_body": "conv", "use_batchnorm": True, "tinyssd_cls_loss": "mined"}
 
 
-def section(**fields):
-    return TinySSDConfig(**fields).completed()
+def section(img_size=(64, 64), **fields):
+    return TinySSDConfig(**fields).completed(img_size)
 
 
 def sized(**fields):
@@ -164,6 +165,27 @@ def test_published_priors_of_conv():
     assert [part[1] for part in by_level(cfg)] == [(s, s) for s in (0.272, 0.447, 0.619, 0.79, 0.961)]
 
 
+@pytest.mark.parametrize("size", [(64, 64), (64, 128), (192, 64), (72, 136), (8, 416)])
+@pytest.mark.parametrize("body", ["fire", "conv"])
+def test_published_priors_have_one_shape_in_pixels(size, body):
+    """w = s * sqrt(ratio) * H / W and h = s / sqrt(ratio): as in a square picture of the same height."""
+    height, width = size
+    square = np.array(section((height, height), tinyssd_priors="published", tinyssd_body=body).anchors) * height
+    cfg = section(size, tinyssd_priors="published", tinyssd_body=body)
+    np.testing.assert_allclose(np.array(cfg.anchors) * (width, height), square, atol=3e-4)
+    # As a checkpoint holds them: neither another picture's size nor the check of --anchors changes them.
+    again = dataclasses.replace(cfg, tinyssd_cls_loss="mined").completed((64, 64))
+    assert again.anchors == cfg.anchors
+
+
+@pytest.mark.parametrize("place", [0, 5, -1])
+def test_other_sizes_than_the_published_are_no_published_ones(place):
+    anchors = list(section((64, 128), **PAPER).anchors)
+    anchors[place] = (anchors[place][0] * 1.01, anchors[place][1])
+    with pytest.raises(ValueError, match="--tinyssd-priors published"):
+        section((64, 128), **PAPER, anchors=tuple(anchors))
+
+
 def by_level(cfg):
     anchors = iter(cfg.anchors)
     return [list(itertools.islice(anchors, count)) for count in cfg.anchor_counts]
@@ -199,7 +221,7 @@ def test_anchors_a_cell(flags, counts):
     model = parse(f"--arch tinyssd {flags}").model
     assert model.anchor_counts == counts
     assert model.anchors is None or len(model.anchors) == sum(counts)
-    assert model.completed() == model
+    assert model.completed((64, 64)) == model
 
 
 def test_a_missing_size_is_a_mistake():

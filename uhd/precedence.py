@@ -144,7 +144,7 @@ def _section(name: str, values: Typed, base: Any = None) -> Any:
 def finish(cfg: Config) -> Config:
     """Fills in what follows from the flags alone: classes, names, output stride; checks sizes that depend on them."""
     labels = cfg.labels if cfg.labels.class_names else cfg.labels.resolved()
-    model = dataclasses.replace(cfg.model, num_classes=len(labels.class_names)).completed()
+    model = dataclasses.replace(cfg.model, num_classes=len(labels.class_names)).completed(cfg.input.img_size)
     _check_img_size(cfg.input.img_size, model)
     evaluation = cfg.eval
     if evaluation.coco_per_class and not evaluation.coco_eval:

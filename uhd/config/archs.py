@@ -12,7 +12,7 @@ from uhd.config.model import MAX_WIDTH, MODEL_CONFIGS, AnchorModelConfig, ModelC
 from uhd.config.nanodet import NanoDetConfig
 from uhd.config.options import Head, flag_of, option
 from uhd.config.tinyssd import TinySSDConfig
-from uhd.config.values import parse_counts
+from uhd.config.values import Size, parse_counts
 
 Attention = Literal["none", "se", "ese"]
 MAX_COUNT = 4096
@@ -125,9 +125,9 @@ class CNNConfig(AnchorModelConfig):
                 "see --backbone-out-stride"
             )
 
-    def completed(self) -> CNNConfig:
+    def completed(self, img_size: Size) -> CNNConfig:
         """With the output stride, and what is the other backbone's default."""
-        whole = super().completed()
+        whole = super().completed(img_size)
         assert isinstance(whole, CNNConfig)
         if whole.backbone != "none":
             whole = dataclasses.replace(whole, backbone_out_stride=self.backbone_out_stride or 8)

@@ -50,8 +50,8 @@ class ModelConfig(Section, ABC):
         height, width = (-(-side // self.stride) * self.stride for side in size)
         return height, width
 
-    def completed(self) -> ModelConfig:
-        """With the fields filled in that follow from the others."""
+    def completed(self, img_size: Size) -> ModelConfig:
+        """With the fields filled in that follow from the others, for pictures of this size (height, width)."""
         return self
 
     def beside(self, changed: Mapping[str, Any]) -> ModelConfig:
@@ -175,6 +175,6 @@ class AnchorModelConfig(AnchorSizesConfig):
         """The exponent of a quality that is not there."""
         return {} if self.has_quality else {"quality_power": "without --use-improved-head"}
 
-    def completed(self) -> AnchorModelConfig:
+    def completed(self, img_size: Size) -> AnchorModelConfig:
         """With the output stride."""
         return dataclasses.replace(self, output_stride=self.stride)

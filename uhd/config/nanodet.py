@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from uhd.config.model import MAX_WIDTH, ModelConfig
 from uhd.config.options import Head, option
-from uhd.config.values import parse_strides
+from uhd.config.values import Size, parse_strides
 
 STRIDES = (4, 8, 16, 32, 64)
 """Pixels per cell of the grids that there can be."""
@@ -24,8 +24,6 @@ class NanoDetConfig(ModelConfig):
         "boxes by the distances of their sides on several grids, for people of very different sizes (731,779 "
         "parameters, 23 million multiply-adds at size s)"
     )
-
-    training_defaults: ClassVar[Mapping[str, Any]] = {"lr": 0.001, "weight_decay": 0.05}
 
     arch: Literal["nanodet"] = "nanodet"
     nanodet_size: Literal["s", "m", "l"] = option(
@@ -90,7 +88,7 @@ class NanoDetConfig(ModelConfig):
         """Activation function of the neck and the heads, asked for or the size's own."""
         return self.nanodet_act or ("hardswish" if self.nanodet_size == "l" else "leakyrelu")
 
-    def completed(self) -> NanoDetConfig:
+    def completed(self, img_size: Size) -> NanoDetConfig:
         """With the neck's channels and activation."""
         return dataclasses.replace(self, nanodet_neck_channels=self.neck_channels, nanodet_act=self.neck_activation)
 

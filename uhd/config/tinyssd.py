@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from uhd.config.model import AnchorSizesConfig
 from uhd.config.options import Head, option
-from uhd.config.values import Pairs
+from uhd.config.values import Pairs, Size
 
 Body = Literal["fire", "conv"]
 
@@ -22,6 +22,8 @@ _FIRE_RATIOS = (2, 1 / 2, 3, 1 / 3)
 _CONV_SIZES = ((0.2, 0.272), (0.37, 0.447), (0.54, 0.619), (0.71, 0.79), (0.88, 0.961))
 _CONV_RATIOS = (2, 1 / 2)
 _DECIMALS = 6
+_STRETCH_TOLERANCE = 1e-3
+"""Of a width, whose last decimal is rounded, beside the others' of the same picture."""
 
 
 def _shaped(side: float, ratio: float) -> tuple[float, float]:
@@ -45,7 +47,7 @@ PUBLISHED_PRIORS: dict[Body, tuple[Pairs, ...]] = {
     ),
     "conv": tuple(_priors(*sizes, _CONV_RATIOS) for sizes in _CONV_SIZES),
 }
-"""Of each level, the finest first: the priors of a cell, (w, h) as shares of the picture's sides."""
+"""Of each level, the finest first: the priors of a cell, (w, h) as shares of the sides of a square picture."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class TinySSDConfig(AnchorSizesConfig):
                 f"--tinyssd-levels {self.tinyssd_levels}: expected 1 to {most}, the levels of --tinyssd-body "
                 f"{self.tinyssd_body}"
             )
-        if self.tinyssd_priors == "published" and self.anchors not in (None, self._published):
+        if self.tinyssd_priors == "published" and self.anchors and not self._are_published(self.anchors):
             raise ValueError("--anchors and --tinyssd-priors published: the sizes come from one or the other")
 
     @property
@@ -114,11 +116,26 @@ class TinySSDConfig(AnchorSizesConfig):
 
     @property
     def _published(self) -> Pairs:
+        """Those of a square picture."""
         return sum(PUBLISHED_PRIORS[self.tinyssd_body][: self.num_grids], ())
 
-    def completed(self) -> TinySSDConfig:
-        """With the number of levels and the published priors."""
-        anchors = self._published if self.tinyssd_priors == "published" else self.anchors
+    def _are_published(self, anchors: Pairs) -> bool:
+        """Whether they are the published priors of pictures of any shape."""
+        published = self._published
+        if [h for _, h in anchors] != [h for _, h in published]:
+            return False
+        stretch = anchors[0][0] / published[0][0]
+        return all(
+            math.isclose(w, own * stretch, rel_tol=_STRETCH_TOLERANCE)
+            for (w, _), (own, _) in zip(anchors, published, strict=True)
+        )
+
+    def completed(self, img_size: Size) -> TinySSDConfig:
+        """With the number of levels and the published priors, of one shape in pixels whatever the picture's."""
+        anchors = self.anchors
+        if self.tinyssd_priors == "published" and not anchors:
+            height, width = img_size
+            anchors = tuple((round(w * height / width, _DECIMALS), h) for w, h in self._published)
         return dataclasses.replace(self, tinyssd_levels=self.num_grids, anchors=anchors)
 
     def beside(self, changed: Mapping[str, Any]) -> TinySSDConfig:
