@@ -13,12 +13,14 @@ import uhd.process  # noqa: F401  # isort: skip - settings that torch reads when
 
 import argparse
 import io
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from benchmarks.common import bare
 from uhd.checkpoint import read_checkpoint
@@ -29,6 +31,8 @@ from uhd.files import write_whole
 from uhd.models import build_model, count_macs, count_parameters
 from uhd.runtime import Detector
 
+TITLE_WIDTH, TITLE_HEIGHT = 0.12, 0.03
+"""Of a mark's title: decades of cost and mAP that it covers, roughly."""
 COSTS = {"macs": "million multiply-adds for one picture", "ms": "milliseconds for one picture, one thread"}
 """What a chart can stand over, and its axis."""
 
@@ -114,13 +118,17 @@ def chart(rows: list[Row], over: str) -> bytes:
     """PNG: mAP@0.5 over a cost, one mark a network, one colour an architecture."""
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
+    places = [(row.milliseconds if over == "ms" else row.macs / 1e6, row.map50) for row in rows]
     for arch in dict.fromkeys(row.arch for row in rows):
-        places = [(row.milliseconds if over == "ms" else row.macs / 1e6, row.map50) for row in rows if row.arch == arch]
-        axes.scatter(*zip(*places, strict=True), label=arch, s=36, zorder=3)
-        for row, place in zip((row for row in rows if row.arch == arch), places, strict=True):
-            title = row.title.removeprefix(arch).strip(", ") or row.title
-            axes.annotate(title, place, xytext=(5, 5), textcoords="offset points", fontsize=8)
+        own = [place for row, place in zip(rows, places, strict=True) if row.arch == arch]
+        axes.scatter(*zip(*own, strict=True), label=arch, s=36, zorder=3)
+    for row, place in zip(rows, places, strict=True):
+        title = row.title.removeprefix(row.arch).strip(", ") or row.title
+        offset = (5, -11) if any(_is_in_the_way(other, place) for other in places) else (5, 5)
+        axes.annotate(title, place, xytext=offset, textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
+    for axis_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis_formatter(FuncFormatter(_short))
     axes.set(xlabel=COSTS[over], ylabel="mAP@0.5")
     axes.set_ylim(0, 1.12 * max(row.map50 for row in rows))
     axes.margins(x=0.15)
@@ -129,6 +137,17 @@ def chart(rows: list[Row], over: str) -> bytes:
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
     return png.getvalue()
+
+
+def _is_in_the_way(mark: tuple[float, float], labelled: tuple[float, float]) -> bool:
+    """Whether a mark lies where the title to the upper right of another one would be."""
+    right, up = math.log10(mark[0] / labelled[0]), mark[1] - labelled[1]
+    return 0 < right < TITLE_WIDTH and 0 <= up < TITLE_HEIGHT
+
+
+def _short(cost: float, _: int) -> str:
+    """A tick's number; none for those of the log scale that would stand too close."""
+    return f"{cost:g}" if f"{cost:e}"[0] in "1235" else ""
 
 
 if __name__ == "__main__":

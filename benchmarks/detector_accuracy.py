@@ -19,7 +19,7 @@ from benchmarks.trainings import best_epoch, split_flags
 
 W32 = [*FLAGS, "--cnn-width", "32"]
 HALF_NANODET = ["--arch", "nanodet", "--nanodet-width", "0.5", "--nanodet-neck-channels", "64", "--use-ema"]
-TINYSSD = ["--arch", "tinyssd", "--use-batchnorm", "--use-ema", "--num-anchors", "4"]
+TINYSSD = ["--arch", "tinyssd", "--use-batchnorm", "--use-ema", "--loss-weight-box", "0.2"]
 ROWS: dict[str, list[str]] = {
     **{f"ultratinyod w{width}, 64": [*FLAGS, "--cnn-width", str(width)] for width in (16, 32, 64)},
     "cnn ultratinyresnet, 64": [
@@ -28,8 +28,8 @@ ROWS: dict[str, list[str]] = {
     ],
     "nanodet half, 64": HALF_NANODET,
     "nanodet s, 64": ["--arch", "nanodet", "--use-ema"],
-    "tinyssd fire, 64": TINYSSD,
-    "tinyssd fire, three levels, 64": [*TINYSSD, "--tinyssd-levels", "3"],
+    "tinyssd fire, one level, 64": [*TINYSSD, "--tinyssd-levels", "1", "--num-anchors", "12"],
+    "tinyssd fire, six levels, 64": [*TINYSSD, "--num-anchors", "4"],
     **{f"ultratinyod w32, {side}": [*W32, "--img-size", f"{side}x{side}"] for side in (128, 192)},
     **{f"nanodet half, {side}": [*HALF_NANODET, "--img-size", f"{side}x{side}"] for side in (128, 192)},
 }

@@ -28,9 +28,11 @@ from uhd.models import build_model, count_macs, count_parameters, fold_batchnorm
 from uhd.runtime import Detector
 
 FIVE_ANCHORS = " ".join(ANCHORS.split()[1:6])
+TWELVE_ANCHORS = " ".join((2 * ANCHORS.split())[:12])
 CNN = ["--arch", "cnn", "--use-batchnorm"]
 ANCHOR_HEAD = ["--use-anchor", "--use-improved-head", "--anchors", FIVE_ANCHORS]
-TINYSSD = ["--arch", "tinyssd", "--use-batchnorm", "--tinyssd-priors", "published"]
+TINYSSD = ["--arch", "tinyssd", "--use-batchnorm"]
+PUBLISHED = ["--tinyssd-priors", "published"]
 NETWORKS: dict[str, list[str]] = {
     "cnn w32 (default)": CNN,
     "cnn w64, stride 8, skip": [*CNN, "--cnn-width", "64", "--output-stride", "8", "--use-skip"],
@@ -44,9 +46,9 @@ NETWORKS: dict[str, list[str]] = {
     "nanodet s (default)": ["--arch", "nanodet"],
     "transformer (default)": ["--arch", "transformer"],
     "transformer, fpn": ["--arch", "transformer", "--use-fpn"],
-    "tinyssd fire": [*TINYSSD, "--tinyssd-body", "fire"],
-    "tinyssd fire, three levels": [*TINYSSD, "--tinyssd-levels", "3"],
-    "tinyssd conv": [*TINYSSD, "--tinyssd-body", "conv"],
+    "tinyssd fire": [*TINYSSD, *PUBLISHED, "--tinyssd-body", "fire"],
+    "tinyssd fire, one level": [*TINYSSD, "--tinyssd-levels", "1", "--anchors", TWELVE_ANCHORS],
+    "tinyssd conv": [*TINYSSD, *PUBLISHED, "--tinyssd-body", "conv"],
     **{f"ultratinyod w{width}": [*FLAGS, "--cnn-width", str(width), "--anchors", ANCHORS] for width in (16, 32, 64)},
 }  # fmt: skip
 """The networks that the accuracy figures are of, and the default of each architecture."""
