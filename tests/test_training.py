@@ -51,6 +51,7 @@ OVERFITTED = {
         f"tinyssd, {loss}": {
             "arch": "tinyssd",
             "model": {"tinyssd_levels": 2, "num_anchors": 2, "anchors": PEOPLE, "tinyssd_cls_loss": loss},
+            # Its own default: with that of the other heads it depends on rounding whether all are found.
             "loss": {"loss_weight_box": 1.0},
             "optim": {"lr": 0.006, "epochs": 250, "grad_clip_norm": 10.0},
         }
