@@ -286,6 +286,9 @@ def test_size_that_contradicts_the_picture(refused, yolo_folder, tmp_path):
     file.write_text(file.read_text().replace("<width>48", "<width>84"))
     flags = ("--from", "xml", "--to", "csv", "--out", "a.csv", "--image-dir", "data")
     refused(*flags, mentions=("000.xml", "84x40", "48x40"))
+    image = {"id": 1, "file_name": "000.png", "width": 84, "height": 40}
+    (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
+    refused("--from", "a.json", *flags[2:], mentions=("--from a.json: images[0]: ", "84x40", "48x40"))
 
 
 def test_pictures_that_would_share_a_file(refused, yolo_folder):
@@ -297,7 +300,8 @@ def test_pictures_that_would_share_a_file(refused, yolo_folder):
 def test_name_that_leads_out_of_the_folder(refused, tmp_path):
     image = {"id": 1, "file_name": "../../a.png", "width": 4, "height": 4}
     (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
-    refused("--from", "a.json", "--to", "yolo", "--out", "out", mentions=("'../../a.png' leads out",))
+    mentions = ("--from a.json: images[0]: '../../a.png' leads out",)
+    refused("--from", "a.json", "--to", "yolo", "--out", "out", mentions=mentions)
 
 
 @pytest.mark.parametrize(

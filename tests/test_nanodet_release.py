@@ -348,6 +348,7 @@ def test_demo(street, capfd, source, flags, names):
     [
         (("--class-filter", "persn"), ("--onnx nano.onnx: --class-filter persn", "person")),
         (("--class-filter", "person,,car"), ("--class-filter", "person,car")),
+        (("--class-filter", ""), ("--class-filter", "person,car")),
         (("--onnx-format", "yolo"), ("--onnx-format", "auto, uhd, nanodet")),
         (("--onnx-format", "uhd"), ("--onnx nano.onnx", "not a detector")),
         (("--score-mode", "cls"), ("--onnx nano.onnx", "--score-mode")),
@@ -361,6 +362,13 @@ def test_demo_mistakes(street, capfd, flags, fragments):
     assert len(err) == 1
     for fragment in fragments:
         assert fragment in err[0]
+
+
+def test_a_score_above_1_is_that_of_another_layout(tmp_path):
+    """As 16 bins a side look, of which half are taken for classes."""
+    path = write_nanodet(tmp_path / "m.onnx", table_of({41: ({70: 20.0}, sides(1, 2, 3, 0.5))}, 112), SIZE)
+    with pytest.raises(ValueError, match=r"m\.onnx: a class score of 20 in the first 112 columns; .* 8 bins"):
+        Detector(path)(BLACK)
 
 
 def test_default_threshold_is_the_releases(street):

@@ -74,6 +74,19 @@ def test_the_sheet_lies_beside_the_folder_and_shows_boxes(paste, tmp_path):
     before = (tmp_path / "out-preview.png").read_bytes()
     paste("--preview", 0, "--seed", 5)
     assert (tmp_path / "out-preview.png").read_bytes() == before
+    paste("--preview", 4, "--seed", 5)
+    assert (tmp_path / "out-preview.png").read_bytes() != before
+
+
+def test_a_picture_in_the_place_of_the_sheet_is_not_overwritten(paste, tmp_path):
+    mine = tmp_path / "out-preview.png"
+    mine.write_text("mine")
+    code, _, err = paste()
+    assert code == 2
+    assert err[0].endswith("which this program has not made; expected another folder, or --preview 0")
+    assert (mine.read_text(), (tmp_path / "out").exists()) == ("mine", False)
+    assert paste("--preview", 0)[0] == 0
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,10 @@ def auto_anchors(sizes: FloatArray, num_anchors: int, img_size: tuple[int, int],
 def _kmeans_plus_plus(sizes: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
     """Seeds drawn with probability proportional to the squared distance from those already drawn."""
     chosen = [sizes[rng.integers(len(sizes))]]
+    best = np.zeros(len(sizes))
     for _ in range(count - 1):
-        distance = (1 - size_iou(sizes, np.array(chosen)).max(axis=1)) ** 2
+        best = np.maximum(best, size_iou(sizes, chosen[-1][None])[:, 0])
+        distance = (1 - best) ** 2
         total = distance.sum()
         index = rng.choice(len(sizes), p=distance / total) if total > 0 else rng.integers(len(sizes))
         chosen.append(sizes[index])

@@ -190,12 +190,13 @@ class Detector:
             raise ValueError(f"{self.path}: cannot be run on {list(inputs.shape)} ({_reason(error)})") from None
         threshold = max(self.conf_thresh, self.metadata.conf_thresh)
         limit = self.metadata.pre_nms_topk
-        if self._labels is None:
-            candidates = self._read_outputs(outputs, threshold, limit)
-        else:
+        try:
             # The classes that nobody looks for must not fill the limit.
-            every = self._read_outputs(outputs, threshold, MAX_ROWS)
-            candidates = [only(each, self._labels).take(slice(limit)) for each in every]
+            candidates = self._read_outputs(outputs, threshold, limit if self._labels is None else MAX_ROWS)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+        if self._labels is not None:
+            candidates = [only(each, self._labels).take(slice(limit)) for each in candidates]
         if _is_finished(self.metadata):
             return [each.take(slice(self.metadata.topk)) for each in candidates]
         return [finish(each, self.metadata, threshold) for each in candidates]

@@ -13,6 +13,8 @@ from uhd.config.options import Head, Scope, Section, derived, option
 from uhd.config.values import Pairs, Size, parse_activation, parse_anchors, parse_stride
 
 MAX_WIDTH = 4096
+MAX_ANCHORS = 256
+"""Of a cell. Networks have 3 to 12; what is far beyond is a slip of the hand that would be computed for hours."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ class AnchorSizesConfig(ModelConfig):
     )
 
     def __post_init__(self) -> None:
-        if self.num_anchors < 1:
-            raise ValueError(f"--num-anchors {self.num_anchors}: expected at least 1")
+        if not 1 <= self.num_anchors <= MAX_ANCHORS:
+            raise ValueError(f"--num-anchors {self.num_anchors}: expected 1 to {MAX_ANCHORS}")
 
     @property
     @abstractmethod
@@ -109,6 +111,8 @@ class AnchorSizesConfig(ModelConfig):
             raise ValueError(
                 f"--anchors has {len(self.anchors)} pairs: expected as many for each of {self.num_grids} levels"
             )
+        if each > MAX_ANCHORS:
+            raise ValueError(f"--anchors has {each} pairs a cell: expected at most {MAX_ANCHORS}")
         return dataclasses.replace(self, num_anchors=each)
 
 

@@ -49,12 +49,12 @@ def parse_classes(text: str) -> tuple[int, ...]:
     return ids
 
 
-def parse_words(text: str) -> tuple[str, ...] | None:
-    """`person,car` to texts without the space around them; empty text is None."""
-    words = tuple(word.strip() for word in text.split(",")) if text.strip() else ()
+def parse_words(text: str) -> tuple[str, ...]:
+    """`person,car` to texts without the space around them."""
+    words = tuple(word.strip() for word in text.split(","))
     if not all(words):
         raise ValueError(f"{text!r} is not a list of names; expected names such as person,car")
-    return words or None
+    return words
 
 
 def parse_anchors(text: str) -> Pairs | None:

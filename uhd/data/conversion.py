@@ -58,7 +58,7 @@ def _read(cfg: ConvertConfig) -> AnnotationSet:
         raise ValueError(f"--from {first.place(cfg.from_)}: {first.problem}")
     for remark in content.remarks:
         _log.warning("--from %s: %s", cfg.from_, remark)
-    return _with_names(_with_sizes(content, cfg.image_dir) if cfg.image_dir else content, cfg)
+    return _with_names(_with_sizes(content, cfg.image_dir, cfg.from_) if cfg.image_dir else content, cfg)
 
 
 def _read_yolo(cfg: ConvertConfig) -> AnnotationSet:
@@ -110,14 +110,17 @@ def _pixel_rows(label_path: str | None, size: tuple[int, int]) -> NDArray[np.flo
     return np.concatenate([labels.rows[:, :1], middle - half, middle + half], axis=1)
 
 
-def _with_sizes(content: AnnotationSet, folder: str) -> AnnotationSet:
-    """Names below the folder of the pictures, and the pictures' own sizes; those without annotations are empty."""
+def _with_sizes(content: AnnotationSet, folder: str, source: str) -> AnnotationSet:
+    """Names below the folder of the pictures, and the pictures' own sizes; those without annotations are empty.
+
+    source: where the annotations come from, for errors.
+    """
     images = os.path.abspath(folder)
     paths = _pictures_in(images)
     try:
         of = match_pictures(paths, content.pictures, [images])
     except ValueError as error:
-        raise ValueError(f"--from: {error}") from None
+        raise ValueError(f"--from {source}: {error}") from None
     pictures = list(content.pictures)
     for path in _progress(paths, "Reading sizes"):
         name = Path(path).relative_to(images).as_posix()
@@ -128,7 +131,7 @@ def _with_sizes(content: AnnotationSet, folder: str) -> AnnotationSet:
         picture, size = pictures[of[path]], shown_size(path)
         if picture.size not in (None, size):
             problem = picture.label_rows(size, _LIMITS).bad_lines[0].problem
-            raise ValueError(f"--from {picture.file}: {problem}" if picture.file else f"--from: {problem}")
+            raise ValueError(f"--from {picture.file or source}: {problem}")
         pictures[of[path]] = replace(picture, names=(name,), size=size)
     if not content.lists_pictures and len(of) < len(paths):
         _log.info("%d pictures have no annotations and count as empty", len(paths) - len(of))
@@ -202,8 +205,9 @@ def _check(content: AnnotationSet, cfg: ConvertConfig) -> None:
             flag = f"--image-dir {cfg.image_dir}" if cfg.image_dir else "--image-dir"
             raise ValueError(f"{flag}: the size of {shortened(picture.names[0])} is not known; {what}")
         if ".." in PurePosixPath(picture.names[0]).parts:
+            where = f"{picture.file or cfg.from_}: {picture.place + ': ' if picture.place else ''}"
             raise ValueError(
-                f"--from: {shortened(picture.names[0])} leads out of its folder; expected names without .."
+                f"--from {where}{shortened(picture.names[0])} leads out of its folder; expected names without .."
             )
         height, width = picture.size or (MAX_SIDE, MAX_SIDE)
         corners = picture.rows[:, 1:].clip(0, [width, height, width, height])
@@ -219,7 +223,8 @@ def _write(content: AnnotationSet, cfg: ConvertConfig) -> int:
         if file in targets:
             raise ValueError(f"--out {cfg.out}: {name} and {targets[file]} would both be written to {file}")
         if os.path.lexists(file):
-            raise ValueError(f"--out {cfg.out}: {file} is there already; expected a new file or folder")
+            which = "" if str(file) == cfg.out else f"{file} "
+            raise ValueError(f"--out {cfg.out}: {which}is there already; expected a new file or folder")
         targets[file] = name
     written: list[Path] = []
     try:

@@ -32,6 +32,8 @@ _MOST_BOXES = 100
 _NUM_SIDES = 4
 _NUM_BINS = 8
 _NUM_LOGITS = _NUM_SIDES * _NUM_BINS
+_HIGHEST = 1 + 1e-3
+"""Score, with the rounding that a file of less precision may have."""
 _MEAN = np.array([103.53, 116.28, 123.675], dtype=np.float32)
 _STD = np.array([57.375, 57.12, 58.395], dtype=np.float32)
 _STRIDES = (4, 8, 16, 32, 64, 128)
@@ -84,8 +86,8 @@ def looks_like_release(input_name: str, output_names: Sequence[str], shape: Sequ
 def contract(img_size: tuple[int | None, int | None], shape: Sequence[int | None]) -> Metadata:
     """What there is to know about a file of this input (height, width) and output shape [B,N,C+32].
 
-    Classes have COCO's names where there are 80 of them, else numbers. ValueError for an open size, for another shape,
-    and for rows that fit no strides.
+    Classes have COCO's names where there are 80 of them, else `class0`, `class1`... ValueError for an open size, for
+    another shape, and for rows that fit no strides.
     """
     height, width = img_size
     if not (height and width):
@@ -117,7 +119,8 @@ def contract(img_size: tuple[int | None, int | None], shape: Sequence[int | None
 class NanoDetDecoder:
     """The output [B,N,C+32] of an input of img_size (height, width); boxes are clipped to it.
 
-    Scores are the class columns as they are: the graph ends them with a sigmoid.
+    Scores are the class columns as they are: the graph ends them with a sigmoid. ValueError where one is above 1, as in
+    a file that looks like a release and has no sigmoid, or box logits of more bins.
     """
 
     num_classes: int
@@ -127,6 +130,12 @@ class NanoDetDecoder:
     def __call__(self, maps: Sequence[Floats], conf_thresh: float, limit: int) -> list[Candidates]:
         """See `uhd.export.decode_np.MapDecoder`."""
         (table,) = maps
+        by_prior = table[:, :, : self.num_classes]
+        if by_prior.max(initial=0) > _HIGHEST:
+            raise ValueError(
+                f"a class score of {by_prior.max():.3g} in the first {self.num_classes} columns; expected scores "
+                f"up to 1, and distributions of {_NUM_BINS} bins after them, as releases of NanoDet have"
+            )
         corners, strides = self._priors
         height, width = self.img_size
         across = np.array([width, height, width, height], dtype=np.float32)
@@ -138,7 +147,7 @@ class NanoDetDecoder:
             clipped: Floats = np.clip(boxes / across, 0, 1).astype(np.float32)
             return clipped
 
-        return best_of_each(table[:, :, : self.num_classes], boxes_of, conf_thresh, limit)
+        return best_of_each(by_prior, boxes_of, conf_thresh, limit)
 
     @cached_property
     def _priors(self) -> tuple[Floats, Floats]:

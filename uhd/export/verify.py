@@ -36,6 +36,8 @@ _SAME = 1e-3
 """Difference of scores and of coordinates up to which two detections are one."""
 ROUNDING = 1e-6
 """How far the arithmetic of two programs puts a raw value below 1 apart, or a larger one by its millionth part."""
+_DRAWS = 4
+"""Roundings that a picture is tried with. One that leaves its detections may be luck where their scores are close."""
 MAX_RAW_PICTURES = 200
 
 Maps = dict[str, NDArray[np.float32]]
@@ -45,14 +47,13 @@ Maps = dict[str, NDArray[np.float32]]
 class Comparison:
     """PyTorch against a file.
 
-    raw_difference: the largest of the raw maps; raw_excess how far it is beyond RAW_TOLERANCE (not above 0: nowhere).
+    raw_difference: the largest of the raw maps, of a value above 1 as its share of that value.
     detection_difference: share of the detections that have no equal, in pictures where PyTorch finds the same in its
     own raw maps, in the file's and in some that differ by rounding; unstable is the number of the others (in a network
     that has hardly learned, all scores are nearly equal). map_torch, map_file: mAP@0.5, None without labels.
     """
 
     raw_difference: float
-    raw_excess: float
     detection_difference: float
     unstable: int
     map_torch: float | None
@@ -70,16 +71,19 @@ def verify(export: Export, model: ModelProto) -> None:
     if precision == "int8":
         log.info("verified on %d pictures; of an INT8 file only mAP is judged", len(dataset))
     else:
-        apart = 100 * found.detection_difference
-        message = "verified on %d pictures: raw maps differ by at most %.2e, %.2f %% of the detections differ"
-        log.info(message, len(dataset), found.raw_difference, apart)
+        compared = min(len(dataset), MAX_RAW_PICTURES) - found.unstable
+        apart = f"{100 * found.detection_difference:.2f} % of the detections of {compared} pictures differ"
+        log.info(
+            "verified on %d pictures: raw maps differ by at most %.2e (of values above 1 by that share), %s",
+            len(dataset), found.raw_difference, apart if compared else "no detections are compared",
+        )  # fmt: skip
         if found.unstable:
             log.warning(
                 "--verify: detections of %d pictures are not compared: rounding alone changes them, as the scores of a "
                 "network that has hardly learned are nearly equal",
                 found.unstable,
             )
-    if precision == "float32" and not found.raw_excess <= 0:  # nan is a difference too
+    if precision == "float32" and not found.raw_difference <= RAW_TOLERANCE:  # nan is a difference too
         raise RuntimeError(
             f"--verify: the raw maps differ from PyTorch's by {found.raw_difference:.2e}, more than {RAW_TOLERANCE:g}"
         )
@@ -116,21 +120,18 @@ def pictures_of(export: Export) -> Iterator[DetectionDataset]:
 def compare(export: Export, model: ModelProto, dataset: DetectionDataset) -> Comparison:
     """The model's raw maps and mAP against PyTorch's."""
     inputs = inputs_of(dataset)[:MAX_RAW_PICTURES]
-    gaps, excesses = [], []
+    gaps: list[float] = []
     by_torch: list[Candidates] = []
     stable: list[int] = []
     rng = np.random.default_rng(0)
     pairs = zip(raw_maps(model, export.model.raw_names, inputs), torch_maps(export, inputs), strict=True)
     for number, (found, expected) in enumerate(pairs):
-        for name in found:
-            gap = np.abs(found[name] - expected[name])
-            gaps.append(gap.max())
-            excesses.append((gap - RAW_TOLERANCE * np.maximum(np.abs(expected[name]), 1)).max())
+        gaps.append(_raw_difference(expected, found))
         by_torch.append(decode_with_torch(export, expected))
-        others = [decode_with_torch(export, maps) for maps in ({**expected, **found}, _rounded(expected, rng))]
-        if not differing_share([by_torch[-1]] * len(others), others):
+        copies = ({**expected, **found}, *_rounded(expected, gaps[-1], rng))
+        if not any(differing_share([by_torch[-1]], [decode_with_torch(export, maps)]) for maps in copies):
             stable.append(number)
-    difference, excess = float(np.max(gaps)), float(np.max(excesses))
+    difference = float(np.max(gaps))
     by_file: list[Candidates] = []
     map_torch = judge(dataset, detect_with_torch(export), export.config).map50
     with detector_of(export, model) as detector:
@@ -138,16 +139,27 @@ def compare(export: Export, model: ModelProto, dataset: DetectionDataset) -> Com
     apart = differing_share([by_torch[i] for i in stable], [by_file[i] for i in stable])
     unstable = len(by_torch) - len(stable)
     if not dataset.num_boxes:
-        return Comparison(difference, excess, apart, unstable, None, None)
-    return Comparison(difference, excess, apart, unstable, map_torch, map_file)
+        return Comparison(difference, apart, unstable, None, None)
+    return Comparison(difference, apart, unstable, map_torch, map_file)
 
 
-def _rounded(maps: Maps, rng: np.random.Generator) -> Maps:
-    """The maps as another program's rounding might have left them."""
-    return {
-        name: (value + rng.uniform(-ROUNDING, ROUNDING, value.shape) * np.maximum(np.abs(value), 1)).astype(np.float32)
-        for name, value in maps.items()
-    }
+def _raw_difference(expected: Maps, found: Maps) -> float:
+    """The largest difference, of an expected value above 1 as its share of that value; nan where one is no number."""
+    gaps = [np.abs(found[name] - expected[name]) / np.maximum(np.abs(expected[name]), 1) for name in found]
+    return float(np.max([gap.max() for gap in gaps]))
+
+
+def _rounded(maps: Maps, difference: float, rng: np.random.Generator) -> Iterator[Maps]:
+    """The maps as another program's rounding might have left them, several times.
+
+    difference: what the file's were found to be apart, which a network's depth makes more than ROUNDING.
+    """
+    most = min(max(ROUNDING, difference), RAW_TOLERANCE)
+    for _ in range(_DRAWS):
+        yield {
+            name: (value + rng.uniform(-most, most, value.shape) * np.maximum(np.abs(value), 1)).astype(np.float32)
+            for name, value in maps.items()
+        }
 
 
 def differing_share(expected: list[Candidates], found: list[Candidates]) -> float:

@@ -200,12 +200,13 @@ def _coordinate(value: float, name: str) -> float:
 
 
 def _side(image: Json, key: str, place: str) -> int | None:
+    """None where it is not told, or 0, as some tools write."""
     value = image.get(key)
     if value is None:
         return None
-    if not _is_int(value) or not 1 <= value <= MAX_SIDE:
-        raise ValueError(f"{place}.{key}: {shortened(str(value)[:100])}; expected a whole number of pixels, at least 1")
-    return int(value)
+    if not _is_int(value) or not 0 <= value <= MAX_SIDE:
+        raise ValueError(f"{place}.{key}: {shortened(str(value)[:100])}; expected a whole number of pixels")
+    return int(value) or None
 
 
 def _text(item: Json, key: str, place: str) -> str:

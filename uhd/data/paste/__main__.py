@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from uhd.cli import parse_paste_args
-from uhd.config import PasteConfig
+from uhd.config import PasteConfig, read_names
 from uhd.data.images import read_image
 from uhd.data.labels import clip_boxes, read_labels
 from uhd.data.paste import folder
@@ -49,6 +49,7 @@ def run(argv: Sequence[str] | None) -> None:
 def preview(cfg: PasteConfig) -> Image:
     """A sheet of pictures spread evenly over the data set, as they lie on the disk, with their labels."""
     assert cfg.out
+    names = read_names(str(Path(cfg.out) / folder.NAMES_NAME)) if cfg.class_per_folder else None
     tiles, captions = [], []
     for index in np.unique(np.linspace(0, cfg.count - 1, min(cfg.preview, cfg.count)).astype(int)).tolist():
         path = Path(cfg.out) / folder.picture_name(index, cfg)
@@ -56,7 +57,7 @@ def preview(cfg: PasteConfig) -> Image:
         factor = _TILE_SIDE / max(image.shape[:2])
         size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
         shown = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST)
-        texts = [str(int(row[0])) for row in rows] if cfg.class_per_folder else None
+        texts = [names[int(row[0])] for row in rows] if names else None
         tiles.append(draw_boxes(shown, clip_boxes(rows[:, 1:])[0], texts))
         captions.append(f"{path.name} {image.shape[1]}x{image.shape[0]}")
     return sheet(tiles, _COLUMNS, captions)

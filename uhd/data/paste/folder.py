@@ -33,7 +33,10 @@ def preview_path(cfg: PasteConfig) -> Path:
 
 
 def check(cfg: PasteConfig) -> None:
-    """ValueError where --out holds what this program has not made, or lies within a folder that is read."""
+    """ValueError where --out or the sheet beside it is not this program's, or --out lies within a folder that is read.
+
+    A sheet is taken for the program's where the folder is.
+    """
     assert cfg.out
     out = Path(cfg.out)
     for flag, source in (("--targets", cfg.targets), ("--backgrounds", cfg.backgrounds)):
@@ -43,6 +46,12 @@ def check(cfg: PasteConfig) -> None:
     with _said_as_mistake(out):
         if out.exists():
             _own_files(out)
+        sheet = preview_path(cfg)
+        if cfg.preview and os.path.lexists(sheet) and not _is_marker(out / MARKER_NAME):
+            raise ValueError(
+                f"--out {out}: the preview would overwrite {sheet}, which this program has not made; expected another "
+                "folder, or --preview 0"
+            )
 
 
 def prepare(cfg: PasteConfig, class_names: Sequence[str]) -> Path:
