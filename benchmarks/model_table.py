@@ -6,7 +6,7 @@
 At 64x64 and one class, unless --flags say otherwise. "folded" counts the parameters that are left when the batch norms
 are folded into their convolutions. The file is the exported graph with decoding and suppression inside; its time is the
 median of 1,000 runs in onnxruntime with one thread, on black pictures, the graphs taking turns. The weights are random,
-which changes the time of the suppression only.
+which changes the time of the suppression only. --raw times the graphs that end with the raw maps too.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Cost:
     macs: int
     size: int
     path: Path
+    raw_path: Path
 
 
 def main() -> None:
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000, help="runs of each graph")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NETWORK")
     parser.add_argument("--flags", type=shlex.split, default=[], help="further flags of train.py for all of them")
+    parser.add_argument("--raw", action="store_true", help="time the graphs without decoding and suppression too")
     args = parser.parse_args()
     logging.getLogger("uhd").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,24 +79,31 @@ def main() -> None:
             title: cost_of([*NETWORKS[title], *args.flags], Path(folder) / str(number))
             for number, title in enumerate(args.networks)
         }
-        times = median_milliseconds({title: bare(Detector(cost.path)) for title, cost in costs.items()}, args.runs)
-    print("| network | parameters | folded | multiply-adds | ONNX file, kB | ms |")
-    print("| --- | --- | --- | --- | --- | --- |")
+        files = {(title, "ms"): cost.path for title, cost in costs.items()}
+        if args.raw:
+            files |= {(title, "ms, raw"): cost.raw_path for title, cost in costs.items()}
+        times = median_milliseconds({key: bare(Detector(path)) for key, path in files.items()}, args.runs)
+    columns = ["ms", "ms, raw"] if args.raw else ["ms"]
+    print("| network | parameters | folded | multiply-adds | ONNX file, kB |", " | ".join(columns), "|")
+    print("| --- " * (5 + len(columns)) + "|")
     for title, cost in costs.items():
         counts = f"{cost.parameters:,} | {cost.folded:,} | {cost.macs:,} | {cost.size / 1000:,.0f}"
-        print(f"| {title} | {counts} | {times[title]:.3f} |")
+        print(f"| {title} | {counts} |", " | ".join(f"{times[title, column]:.3f}" for column in columns), "|")
 
 
 def cost_of(flags: list[str], folder: Path) -> Cost:
     """Exports the network that the flags of train.py ask for into a new folder, and counts."""
     checkpoint = untrained(flags, folder)
     cfg = checkpoint.config
-    export = prepare(checkpoint, cfg, ExportConfig(checkpoint=str(checkpoint.path)))
-    path = folder / "model.onnx"
-    save(finish(export, build_network(export)), path)
+    path, raw_path = folder / "model.onnx", folder / "raw.onnx"
+    for file, merged in ((path, True), (raw_path, False)):
+        options = ExportConfig(checkpoint=str(checkpoint.path), merge_postprocess=merged)
+        export = prepare(checkpoint, cfg, options)
+        save(finish(export, build_network(export)), file)
     model = build_model(cfg.model)
     folded = count_parameters(fold_batchnorm(model))
-    return Cost(count_parameters(model), folded, count_macs(model, *cfg.input.img_size), path.stat().st_size, path)
+    macs = count_macs(model, *cfg.input.img_size)
+    return Cost(count_parameters(model), folded, macs, path.stat().st_size, path, raw_path)
 
 
 if __name__ == "__main__":
