@@ -62,8 +62,8 @@ class Cost:
     folded: int
     macs: int
     size: int
-    path: Path
-    raw_path: Path
+    files: dict[str, Path]
+    """By the column that shows their time."""
 
 
 def main() -> None:
@@ -76,12 +76,10 @@ def main() -> None:
     logging.getLogger("uhd").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         costs = {
-            title: cost_of([*NETWORKS[title], *args.flags], Path(folder) / str(number))
+            title: cost_of([*NETWORKS[title], *args.flags], Path(folder) / str(number), raw=args.raw)
             for number, title in enumerate(args.networks)
         }
-        files = {(title, "ms"): cost.path for title, cost in costs.items()}
-        if args.raw:
-            files |= {(title, "ms, raw"): cost.raw_path for title, cost in costs.items()}
+        files = {(title, column): path for title, cost in costs.items() for column, path in cost.files.items()}
         times = median_milliseconds({key: bare(Detector(path)) for key, path in files.items()}, args.runs)
     columns = ["ms", "ms, raw"] if args.raw else ["ms"]
     print("| network | parameters | folded | multiply-adds | ONNX file, kB |", " | ".join(columns), "|")
@@ -91,19 +89,22 @@ def main() -> None:
         print(f"| {title} | {counts} |", " | ".join(f"{times[title, column]:.3f}" for column in columns), "|")
 
 
-def cost_of(flags: list[str], folder: Path) -> Cost:
-    """Exports the network that the flags of train.py ask for into a new folder, and counts."""
+def cost_of(flags: list[str], folder: Path, *, raw: bool) -> Cost:
+    """Exports the network that the flags of train.py ask for into a new folder, and counts.
+
+    raw: whether the graph that ends with the raw maps is exported too.
+    """
     checkpoint = untrained(flags, folder)
     cfg = checkpoint.config
-    path, raw_path = folder / "model.onnx", folder / "raw.onnx"
-    for file, merged in ((path, True), (raw_path, False)):
-        options = ExportConfig(checkpoint=str(checkpoint.path), merge_postprocess=merged)
+    files = {"ms": folder / "model.onnx"} | ({"ms, raw": folder / "raw.onnx"} if raw else {})
+    for column, path in files.items():
+        options = ExportConfig(checkpoint=str(checkpoint.path), merge_postprocess=column == "ms")
         export = prepare(checkpoint, cfg, options)
-        save(finish(export, build_network(export)), file)
+        save(finish(export, build_network(export)), path)
     model = build_model(cfg.model)
     folded = count_parameters(fold_batchnorm(model))
     macs = count_macs(model, *cfg.input.img_size)
-    return Cost(count_parameters(model), folded, macs, path.stat().st_size, path, raw_path)
+    return Cost(count_parameters(model), folded, macs, files["ms"].stat().st_size, files)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,6 @@ def test_coco_is_read_as_pycocotools_reads_it(seed, tmp_path, capsys):
         coco_of(annotations=[], images=[], categories=[]),
         b"\xef\xbb\xbf" + coco_of(),
         coco_of(images=image(width=None)),
-        coco_of(images=image(width=0, height=0)),
         coco_of(images=image(file_name="./b\\a.jpg")),
         coco_of(annotations=annotation(bbox=[0.5, 0, 1e8, 0])),
         coco_of(annotations=[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}] * 2),
@@ -95,6 +94,12 @@ def test_odd_but_sound_coco(content):
     found = parse_coco(content, "x.json")
     assert not any(picture.bad_lines for picture in found.pictures)
     assert found.class_names in ((), ("person",))
+
+
+@pytest.mark.parametrize("changes", [{"width": 0, "height": 0}, {"height": 0}, {"width": None}])
+def test_a_size_of_0_is_no_statement(changes):
+    (picture,) = parse_coco(coco_of(images=image(**changes)), "x.json").pictures
+    assert picture.size is None
 
 
 BAD_COCO = {
