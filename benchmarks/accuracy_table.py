@@ -131,7 +131,7 @@ def chart(rows: list[Row], over: str) -> bytes:
         axis_formatter(FuncFormatter(_short))
     axes.set(xlabel=COSTS[over], ylabel="mAP@0.5")
     axes.set_ylim(0, 1.12 * max(row.map50 for row in rows))
-    axes.margins(x=0.15)
+    axes.margins(x=0.2)
     axes.grid(alpha=0.3, which="both")
     axes.legend(loc="upper left")
     png = io.BytesIO()
