@@ -38,9 +38,10 @@ ROUNDING = 1e-6
 """How far the arithmetic of two programs puts a raw value below 1 apart, or a larger one by its millionth part."""
 _DRAWS = 4
 """Roundings that a picture is tried with. One that leaves its detections may be luck where their scores are close."""
-_FEW = 0.1
-"""Share of pictures that are not compared without a warning: a trained network too has one whose scores are close."""
 MAX_RAW_PICTURES = 200
+"""Pictures whose raw maps and detections are compared; mAP is that of all."""
+_FEW = 0.1
+"""Share of these that are not compared without a warning: a trained network too has one whose scores are close."""
 
 Maps = dict[str, NDArray[np.float32]]
 
@@ -73,13 +74,14 @@ def verify(export: Export, model: ModelProto) -> None:
     if precision == "int8":
         log.info("verified on %d pictures; of an INT8 file only mAP is judged", len(dataset))
     else:
-        compared = min(len(dataset), MAX_RAW_PICTURES) - found.unstable
+        tried = min(len(dataset), MAX_RAW_PICTURES)
+        compared = tried - found.unstable
         apart = f"{100 * found.detection_difference:.2f} % of the detections of {compared} pictures differ"
         log.info(
             "verified on %d pictures: raw maps differ by at most %.2e (of values above 1 by that share), %s",
             len(dataset), found.raw_difference, apart if compared else "no detections are compared",
         )  # fmt: skip
-        if found.unstable > _FEW * len(dataset):
+        if found.unstable > _FEW * tried:
             log.warning(
                 "--verify: detections of %d pictures are not compared: rounding alone changes them, as the scores of a "
                 "network that has hardly learned are nearly equal",
